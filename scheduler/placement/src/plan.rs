@@ -1,0 +1,140 @@
+//! What the planner decides. A plan leaves no choice to the code that applies it.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that should happen now, and why the rest waits.
+#[must_use]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// Gangs that get nodes now, in planning order.
+    pub assignments: Vec<Assignment>,
+    /// Nodes to order, in planning order.
+    pub purchases: Vec<PlannedNode>,
+    /// Claims that serve nobody and whose grace is over, by name.
+    pub releases: Vec<Release>,
+    /// Gangs that wait, in planning order.
+    pub waiting: Vec<Waiting>,
+    /// When to plan again though nothing changed (an offer unblocks, a grace ends), seconds since the epoch.
+    pub next_change_seconds: Option<i64>,
+}
+
+/// One gang's nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Assignment {
+    /// `namespace/name` of the Workspace.
+    pub demand: String,
+    /// One entry per member of the demand, in its order.
+    pub members: Vec<MemberAssignment>,
+    /// Why these nodes, one short sentence.
+    pub reason: String,
+}
+
+/// One pod's node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberAssignment {
+    /// Pod name.
+    pub member: String,
+    /// Node name.
+    pub node: String,
+}
+
+/// A node to order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedNode {
+    /// Workspace that pays: the first demand that it is bought for, `namespace/name`.
+    pub buyer: String,
+    /// UID of the buyer.
+    pub buyer_uid: String,
+    /// Ordinal among the buyer's purchases; claim name = f(uid, ordinal).
+    pub ordinal: u32,
+    /// Instance type.
+    pub instance_type: String,
+    /// Demands that are to share it, buyer first.
+    pub for_demands: Vec<String>,
+    /// Why this type and this many.
+    pub reason: String,
+}
+
+/// A claim to give back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Release {
+    /// Claim name.
+    pub claim: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A gang that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Waiting {
+    /// `namespace/name` of the Workspace.
+    pub demand: String,
+    /// What for.
+    pub blocker: Blocker,
+    /// The blocker in one sentence for people, with counts and the cheapest unblock.
+    pub message: String,
+}
+
+/// What a waiting gang waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum Blocker {
+    /// Nodes ordered earlier or in this plan; they have been promised.
+    NodesLaunching {
+        /// Claims (existing) it waits for, by name.
+        claims: Vec<String>,
+        /// Nodes ordered by this very plan.
+        ordered: u32,
+    },
+    /// No node fits and nothing may be bought.
+    NoNodeFits {
+        /// How many nodes each constraint excludes; a node counts once, at the first constraint it fails.
+        excluded: Vec<Excluded>,
+        /// Members that would fit now; fewer than the gang has.
+        fitting_members: u32,
+    },
+    /// No instance type can ever hold a member.
+    NoInstanceTypeFits {
+        /// How many types each constraint excludes.
+        excluded: Vec<Excluded>,
+    },
+    /// The instance type asked for is not in the catalogue.
+    UnknownInstanceType {
+        /// The name asked for.
+        instance_type: String,
+    },
+    /// Suitable offers were refused by the cloud for now.
+    OffersBlocked {
+        /// Instance types with the cloud's reasons.
+        offers: Vec<RefusedOffer>,
+        /// When the first is tried again, seconds since the epoch.
+        retry_seconds: i64,
+    },
+}
+
+/// Nodes or types excluded by one constraint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Excluded {
+    /// The constraint with its numbers, for example `GPU memory 24 < 40 GiB`, `taint sku=gpu:NoSchedule`,
+    /// `fragmented: largest free block 1 of 2 GPUs`.
+    pub constraint: String,
+    /// How many nodes or types.
+    pub count: u32,
+}
+
+/// An instance type that the cloud refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedOffer {
+    /// Instance type.
+    pub instance_type: String,
+    /// The cloud's words.
+    pub reason: String,
+}
