@@ -66,6 +66,8 @@ pub const ANNOTATION_LOCAL_WEIGHTS: &str = "kaito.sh/use-local-weights";
 pub const ANNOTATION_CONTENT_HASH: &str = "kaito.sh/content-hash";
 /// Annotation on claims: UID of the Workspace that the claim was first bought for.
 pub const ANNOTATION_BUYER_UID: &str = "kaito.sh/buyer-uid";
+/// Annotation on claims: ordinal among the purchases of the buyer; the claim's name derives from both.
+pub const ANNOTATION_BUYER_ORDINAL: &str = "kaito.sh/buyer-ordinal";
 /// Annotation on pods: how long a simulated job runs, a Go duration.
 pub const ANNOTATION_SIMULATED_DURATION: &str = "kaito.sh/simulated-duration";
 /// Karpenter annotation that keeps a node from voluntary disruption.

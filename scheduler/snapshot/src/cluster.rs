@@ -1,0 +1,330 @@
+//! A cluster's objects as one planner snapshot.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kaito_api::{NodeClaim, Workspace, catalogue, names};
+use kaito_placement::estimate::Gpus;
+use kaito_placement::snapshot::{
+    self, BlockedOffer, Constraints, Demand, Purchase, Snapshot, Taint, TaintEffect,
+};
+
+use crate::pod::Stand;
+use crate::sizing::Sizing;
+use crate::{node, pod, sizing};
+
+/// Label keys that name an owner and never count as a wish of the user.
+const RESERVED: [&str; 8] = [
+    names::LABEL_WORKSPACE,
+    names::LABEL_WORKSPACE_NAMESPACE,
+    "kaito.sh/ragengine",
+    "kaito.sh/ragenginenamespace",
+    "karpenter.kaito.sh/workspace-name",
+    "karpenter.kaito.sh/workspace-namespace",
+    "karpenter.kaito.sh/inferenceset",
+    "karpenter.kaito.sh/inferenceset-namespace",
+];
+
+/// Namespace and name of a Workspace.
+pub type Key = (String, String);
+
+/// What a snapshot is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// Workspaces that have a size, with it.
+    pub workspaces: Vec<(Arc<Workspace>, Arc<Sizing>)>,
+    /// All nodes.
+    pub nodes: Vec<Arc<Node>>,
+    /// All pods that are bound or ours.
+    pub pods: Vec<Arc<Pod>>,
+    /// All claims.
+    pub claims: Vec<Arc<NodeClaim>>,
+}
+
+/// Memory of the planner's caller that no object shows.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Offers that the cloud refused, by instance type.
+    pub blocked: BTreeMap<String, BlockedOffer>,
+    /// Claim → since when it has served nobody, seconds since the epoch.
+    pub idle_since: BTreeMap<String, i64>,
+    /// How long a claim that serves nobody is kept, seconds.
+    pub idle_grace_seconds: i64,
+    /// Pods that were pinned though the objects do not show it yet: namespace and name → node.
+    pub assumed: HashMap<Key, String>,
+    /// Whether members are invented for Workspaces that have no pods at all (offline plans).
+    pub hypothetical: bool,
+}
+
+/// Whether a claim was made by us: it names our pool, or a Workspace.
+#[must_use]
+pub fn is_ours(claim: &NodeClaim) -> bool {
+    claim.metadata.labels.as_ref().is_some_and(|labels| {
+        labels.get(names::LABEL_NODEPOOL).is_some_and(|pool| pool == names::NODEPOOL)
+            || labels.contains_key(names::LABEL_WORKSPACE)
+    })
+}
+
+/// The user's selector as plain labels without reserved keys: `matchLabels` and `In` expressions of one value.
+#[must_use]
+pub fn selector_labels(selector: &LabelSelector) -> BTreeMap<String, String> {
+    let mut labels = selector.match_labels.clone().unwrap_or_default();
+    for expression in selector.match_expressions.iter().flatten() {
+        if let (true, Some([value])) = (expression.operator == "In", expression.values.as_deref()) {
+            labels.insert(expression.key.clone(), value.clone());
+        }
+    }
+    labels.retain(|key, _| !RESERVED.contains(&key.as_str()));
+    labels
+}
+
+/// GPU shapes of nodes that match the Workspace's labels and were not bought by us: distinct, by node name.
+#[must_use]
+pub fn own_gpus(workspace: &Workspace, nodes: &[Arc<Node>]) -> Vec<Gpus> {
+    let wanted = selector_labels(&workspace.spec.resource.label_selector);
+    let mut matching: Vec<&Arc<Node>> = nodes
+        .iter()
+        .filter(|node| {
+            node.metadata.labels.as_ref().is_some_and(|labels| {
+                !labels.contains_key(names::LABEL_NODEPOOL)
+                    && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+            })
+        })
+        .collect();
+    matching.sort_by(|left, right| left.metadata.name.cmp(&right.metadata.name));
+    let mut shapes: Vec<Gpus> = Vec::new();
+    for shape in matching.into_iter().filter_map(|candidate| node::gpus(candidate)) {
+        if !shapes.contains(&shape) {
+            shapes.push(shape);
+        }
+    }
+    shapes
+}
+
+/// Builds the snapshot. `now_seconds` counts since the epoch.
+#[must_use]
+pub fn snapshot(objects: &Objects, memory: &Memory, now_seconds: i64) -> Snapshot {
+    let mut nodes = planner_nodes(objects);
+    let usage = usage(objects, memory);
+    for node in &mut nodes {
+        if let Some(used) = usage.get(&node.name) {
+            node.used = *used;
+        }
+    }
+    Snapshot {
+        now_seconds,
+        nodes,
+        demands: demands(objects, memory),
+        catalogue: offers(memory),
+        purchase_taints: vec![Taint {
+            key: names::TAINT_SKU.to_owned(),
+            value: "gpu".to_owned(),
+            effect: TaintEffect::NoSchedule,
+        }],
+        ordinals_taken: ordinals(&objects.claims),
+        idle_grace_seconds: memory.idle_grace_seconds,
+        idle_since: memory.idle_since.clone(),
+    }
+}
+
+/// Nodes with the claims that bought them, and the nodes that open claims promise.
+fn planner_nodes(objects: &Objects) -> Vec<snapshot::Node> {
+    let by_node: HashMap<&str, &Arc<NodeClaim>> = objects
+        .claims
+        .iter()
+        .filter(|claim| is_ours(claim))
+        .filter_map(|claim| Some((claim.status.as_ref()?.node_name.as_deref()?, claim)))
+        .collect();
+    let names: BTreeSet<&str> =
+        objects.nodes.iter().filter_map(|node| node.metadata.name.as_deref()).collect();
+    let existing = objects.nodes.iter().map(|found| {
+        let name = found.metadata.name.as_deref().unwrap_or_default();
+        node::node(found, by_node.get(name).map(|claim| claim.as_ref()))
+    });
+    let coming = objects
+        .claims
+        .iter()
+        .filter(|claim| is_ours(claim))
+        .filter(|claim| {
+            let joined = claim.status.as_ref().and_then(|status| status.node_name.as_deref());
+            joined.is_none_or(|name| !names.contains(name))
+        })
+        .filter_map(|claim| node::expected_node(claim));
+    existing.chain(coming).collect()
+}
+
+/// What pods hold, by node name. Pins name a node by its host name label.
+fn usage(objects: &Objects, memory: &Memory) -> HashMap<String, snapshot::Resources> {
+    let by_host = nodes_by_host(&objects.nodes);
+    let mut usage: HashMap<String, snapshot::Resources> = HashMap::new();
+    for found in &objects.pods {
+        let Some(spec) = found.spec.as_ref() else { continue };
+        if let Some(name) = node_of(found, memory, &by_host) {
+            let sum = usage.entry(name).or_default();
+            *sum = pod::add(*sum, pod::resources(spec));
+        }
+    }
+    usage
+}
+
+/// Host name label → node name.
+#[must_use]
+pub fn nodes_by_host(nodes: &[Arc<Node>]) -> HashMap<String, String> {
+    nodes
+        .iter()
+        .filter_map(|node| {
+            let name = node.metadata.name.clone()?;
+            let host = node.metadata.labels.as_ref()?.get(names::LABEL_HOSTNAME)?.clone();
+            Some((host, name))
+        })
+        .collect()
+}
+
+/// Node that the pod is bound to, pinned to or assumed to go to.
+#[must_use]
+pub fn node_of(found: &Pod, memory: &Memory, by_host: &HashMap<String, String>) -> Option<String> {
+    match pod::stand(found) {
+        Stand::On(name) => Some(by_host.get(&name).cloned().unwrap_or(name)),
+        Stand::Gated => memory.assumed.get(&key_of(found)).cloned(),
+        Stand::Elsewhere | Stand::Ended => None,
+    }
+}
+
+/// Namespace and name of a pod.
+#[must_use]
+pub fn key_of(pod: &Pod) -> Key {
+    (
+        pod.metadata.namespace.clone().unwrap_or_default(),
+        pod.metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+fn demands(objects: &Objects, memory: &Memory) -> Vec<Demand> {
+    let mut by_workspace: HashMap<(&str, &str), Vec<&Arc<Pod>>> = HashMap::new();
+    for pod in &objects.pods {
+        if let Some(name) = pod::workspace_of(pod) {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            by_workspace.entry((namespace, name)).or_default().push(pod);
+        }
+    }
+    let by_host = nodes_by_host(&objects.nodes);
+    objects
+        .workspaces
+        .iter()
+        .filter(|(workspace, _)| workspace.metadata.deletion_timestamp.is_none())
+        .filter_map(|(workspace, sizing)| {
+            let namespace = workspace.metadata.namespace.as_deref().unwrap_or_default();
+            let name = workspace.metadata.name.as_deref().unwrap_or_default();
+            let pods = by_workspace.get(&(namespace, name)).map(Vec::as_slice).unwrap_or_default();
+            demand(workspace, sizing, pods, memory, &by_host)
+        })
+        .collect()
+}
+
+/// The demand of one Workspace; `None` while its gang is not complete or nothing waits.
+fn demand(
+    workspace: &Workspace,
+    sizing: &Sizing,
+    pods: &[&Arc<Pod>],
+    memory: &Memory,
+    by_host: &HashMap<String, String>,
+) -> Option<Demand> {
+    let alive = |pod: &&&Arc<Pod>| pod.metadata.deletion_timestamp.is_none();
+    let waiting: Vec<_> = pods
+        .iter()
+        .filter(alive)
+        .filter(|pod| {
+            pod::stand(pod) == Stand::Gated && !memory.assumed.contains_key(&key_of(pod))
+        })
+        .collect();
+    let placed_on: Vec<String> =
+        pods.iter().filter(alive).filter_map(|pod| node_of(pod, memory, by_host)).collect();
+    let mut members: Vec<String> =
+        waiting.iter().filter_map(|pod| pod.metadata.name.clone()).collect();
+    if members.is_empty() && pods.is_empty() && memory.hypothetical {
+        let name = workspace.metadata.name.as_deref().unwrap_or_default();
+        members = (0..sizing.replicas).map(|ordinal| format!("{name}-{ordinal}")).collect();
+    }
+    let complete = members.len() + placed_on.len() >= usize::try_from(sizing.replicas).ok()?;
+    if members.is_empty() || !complete {
+        return None;
+    }
+    members.sort_by_key(|name| (name.len(), name.clone()));
+    let example = waiting.first().and_then(|pod| pod.spec.as_ref());
+    // Old pods that are going will free their place soon: buying a node for the new ones would waste it.
+    let leaving = pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_some());
+    let namespace = workspace.metadata.namespace.as_deref().unwrap_or_default();
+    Some(Demand {
+        name: format!("{namespace}/{}", workspace.metadata.name.as_deref().unwrap_or_default()),
+        uid: workspace.metadata.uid.clone().unwrap_or_default(),
+        priority: workspace.spec.scheduling.as_ref().and_then(|s| s.priority).unwrap_or(0),
+        created_seconds: workspace
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(0, |time| time.0.as_second()),
+        members,
+        per_member: example.map_or(sizing.requests, pod::resources),
+        constraints: constraints(workspace, sizing, example),
+        purchase: if leaving { Purchase::Never } else { sizing.purchase.clone() },
+        placed_on,
+    })
+}
+
+fn constraints(
+    workspace: &Workspace,
+    sizing: &Sizing,
+    example: Option<&k8s_openapi::api::core::v1::PodSpec>,
+) -> Constraints {
+    let mut required = example.and_then(|spec| spec.node_selector.clone()).unwrap_or_default();
+    required.remove(names::LABEL_HOSTNAME);
+    Constraints {
+        own_node_labels: selector_labels(&workspace.spec.resource.label_selector),
+        required_labels: required,
+        instance_type: sizing.instance_type.clone(),
+        gpu_memory_bytes: sizing.gpu_memory_bytes,
+        tolerations: example.map_or_else(own_tolerations, pod::tolerations),
+        spread: sizing.replicas > 1,
+    }
+}
+
+/// Tolerations that every pod of ours carries.
+#[must_use]
+pub fn own_tolerations() -> Vec<snapshot::Toleration> {
+    let exists = |key: &str| snapshot::Toleration {
+        key: key.to_owned(),
+        value: None,
+        effect: Some(TaintEffect::NoSchedule),
+    };
+    vec![exists(names::RESOURCE_GPU), exists(names::TAINT_SKU)]
+}
+
+fn offers(memory: &Memory) -> Vec<snapshot::InstanceType> {
+    catalogue::instance_types()
+        .iter()
+        .map(|info| {
+            let mut offer = sizing::instance_type(info);
+            offer.blocked = memory.blocked.get(&offer.name).cloned();
+            offer
+        })
+        .collect()
+}
+
+/// Ordinals that existing claims hold, by buyer.
+fn ordinals(claims: &[Arc<NodeClaim>]) -> BTreeMap<String, Vec<u32>> {
+    let mut taken: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for claim in claims {
+        let Some(annotations) = claim.metadata.annotations.as_ref() else { continue };
+        let uid = annotations.get(names::ANNOTATION_BUYER_UID);
+        let ordinal = annotations.get(names::ANNOTATION_BUYER_ORDINAL);
+        if let (Some(uid), Some(Ok(ordinal))) = (uid, ordinal.map(|text| text.parse())) {
+            taken.entry(uid.clone()).or_default().push(ordinal);
+        }
+    }
+    for list in taken.values_mut() {
+        list.sort_unstable();
+    }
+    taken
+}
