@@ -8,5 +8,7 @@
 //! - Every demand that waits carries a [`plan::Blocker`].
 
 pub mod estimate;
+pub mod explain;
 pub mod plan;
+pub mod planner;
 pub mod snapshot;

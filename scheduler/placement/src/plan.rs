@@ -122,7 +122,8 @@ pub enum Blocker {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Excluded {
-    /// The constraint with its numbers, for example `GPU memory 24 < 40 GiB`, `taint sku=gpu:NoSchedule`,
+    /// The constraint with its numbers, for example `GPU memory 24 < 40 GiB`,
+    /// `taint sku=gpu:NoSchedule not tolerated`,
     /// `fragmented: largest free block 1 of 2 GPUs`.
     pub constraint: String,
     /// How many nodes or types.

@@ -20,6 +20,53 @@ pub struct Resources {
     pub gpus: u64,
 }
 
+impl Resources {
+    /// Every amount in a fixed order: GPUs, pods, CPU, memory, ephemeral storage.
+    pub const fn amounts(&self) -> [u64; 5] {
+        [
+            self.gpus,
+            self.pods,
+            self.milli_cpu,
+            self.memory_bytes,
+            self.ephemeral_bytes,
+        ]
+    }
+
+    /// What is left when `other` is taken away, never below zero.
+    #[must_use]
+    pub const fn saturating_sub(&self, other: &Self) -> Self {
+        Self {
+            milli_cpu: self.milli_cpu.saturating_sub(other.milli_cpu),
+            memory_bytes: self.memory_bytes.saturating_sub(other.memory_bytes),
+            ephemeral_bytes: self.ephemeral_bytes.saturating_sub(other.ephemeral_bytes),
+            pods: self.pods.saturating_sub(other.pods),
+            gpus: self.gpus.saturating_sub(other.gpus),
+        }
+    }
+
+    /// The amounts of `count` such shares, clamped to `u64::MAX`.
+    #[must_use]
+    pub const fn times(&self, count: u64) -> Self {
+        Self {
+            milli_cpu: self.milli_cpu.saturating_mul(count),
+            memory_bytes: self.memory_bytes.saturating_mul(count),
+            ephemeral_bytes: self.ephemeral_bytes.saturating_mul(count),
+            pods: self.pods.saturating_mul(count),
+            gpus: self.gpus.saturating_mul(count),
+        }
+    }
+
+    /// How many shares of `each` fit; `u64::MAX` if a share needs nothing.
+    pub fn holds(&self, each: &Self) -> u64 {
+        self.amounts()
+            .into_iter()
+            .zip(each.amounts())
+            .filter_map(|(have, need)| have.checked_div(need))
+            .min()
+            .unwrap_or(u64::MAX)
+    }
+}
+
 /// How a taint acts on pods that do not tolerate it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TaintEffect {
@@ -185,6 +232,8 @@ pub struct Snapshot {
     pub catalogue: Vec<InstanceType>,
     /// Taints that a bought node carries.
     pub purchase_taints: Vec<Taint>,
+    /// Labels that a bought node is known to carry, the same for all types.
+    pub purchase_labels: BTreeMap<String, String>,
     /// How many purchases each Workspace UID has made so far whose claims still exist: ordinals already taken.
     pub ordinals_taken: BTreeMap<String, Vec<u32>>,
     /// How long a claim that serves nobody is kept, seconds; `idle_since` says since when.

@@ -1,0 +1,90 @@
+//! Packs a gang onto the nodes that are there, on their way, or ordered by this plan.
+//!
+//! Reads the ledger and returns shares; promising them is the caller's business.
+
+use super::fit;
+use super::ledger::{Ledger, Share, Slot, Stage};
+use crate::snapshot::Demand;
+
+/// The best that a gang can have without buying.
+#[derive(Clone, Debug)]
+pub(crate) struct Packing {
+    /// Shares in order of preference; members take them in the order of their ordinals.
+    pub(crate) shares: Vec<Share>,
+    /// Members left without a node.
+    pub(crate) left_over: u64,
+    /// The latest stage among the shares.
+    pub(crate) latest: Option<Stage>,
+}
+
+/// Packs as many members as fit.
+///
+/// Nodes that can be used sooner come first; among equals the tightest fit: fewest GPUs left over, then least memory
+/// and CPU, then the smaller node, then the name. Placing a member makes its node tighter still, so filling the nodes
+/// in that order is the same as choosing anew for every member.
+pub(crate) fn pack(ledger: &Ledger<'_>, demand: &Demand) -> Packing {
+    let mut candidates: Vec<_> = ledger
+        .slots()
+        .iter()
+        .enumerate()
+        .filter_map(|(position, slot)| {
+            let members = fit::members_that_fit(slot, demand);
+            (members > 0).then_some((
+                tightness(slot, demand),
+                Share {
+                    slot: position,
+                    members,
+                },
+            ))
+        })
+        .collect();
+    candidates.sort_by_key(|(tightness, share)| (*tightness, share.slot));
+    fill(
+        candidates.into_iter().map(|(_, share)| share),
+        ledger,
+        demand.members.len() as u64,
+    )
+}
+
+fn fill(candidates: impl Iterator<Item = Share>, ledger: &Ledger<'_>, members: u64) -> Packing {
+    let mut packing = Packing {
+        shares: Vec::new(),
+        left_over: members,
+        latest: None,
+    };
+    for candidate in candidates {
+        if packing.left_over == 0 {
+            break;
+        }
+        let share = Share {
+            members: candidate.members.min(packing.left_over),
+            ..candidate
+        };
+        packing.left_over = packing.left_over.saturating_sub(share.members);
+        packing.latest = packing
+            .latest
+            .max(ledger.slot(share.slot).map(|slot| slot.stage));
+        packing.shares.push(share);
+    }
+    packing
+}
+
+/// The less, the better; the position in the ledger (the name) breaks the last tie.
+type Tightness = (u8, u64, u64, u64, u64);
+
+fn tightness(slot: &Slot<'_>, demand: &Demand) -> Tightness {
+    let left = slot.free.saturating_sub(&demand.per_member);
+    let stage = match slot.stage {
+        Stage::Available => 0,
+        Stage::Expected => 1,
+        Stage::Ordered(_) => 2,
+        Stage::Absent => 3,
+    };
+    (
+        stage,
+        left.gpus,
+        left.memory_bytes,
+        left.milli_cpu,
+        slot.allocatable.gpus,
+    )
+}

@@ -1,0 +1,160 @@
+//! From a snapshot to a plan: who goes where now, what to buy, what to give back, and why the rest waits.
+//!
+//! Pure and deterministic. Demands are served one after the other (priority, age, name), each from what those before
+//! it have left:
+//!
+//! 1. on nodes that can be used now, if the whole gang fits: an assignment;
+//! 2. else on those together with nodes on their way: the gang waits, and its places are held. That includes places on
+//!    nodes that are free now; otherwise small gangs would take them one by one and a large gang would never start;
+//! 3. else with nodes bought for what is left over: the gang waits for them, and its places are held;
+//! 4. else it waits with its blocker and holds nothing, so that it blocks nobody behind it.
+//!
+//! May not do: I/O, read a clock, or leave a choice to the code that applies the plan.
+
+pub(crate) mod fit;
+mod gang;
+pub(crate) mod ledger;
+pub(crate) mod purchase;
+mod release;
+
+use crate::explain;
+use crate::plan::{Assignment, Blocker, MemberAssignment, Plan, Waiting};
+use crate::snapshot::{Demand, Snapshot};
+use gang::Packing;
+use ledger::{Ledger, Share, Stage};
+use purchase::Order;
+
+/// Plans for everything in the snapshot.
+///
+/// The order of nodes, demands and instance types in the snapshot does not matter as long as their names are unique.
+///
+/// ```
+/// use kaito_placement::planner::plan;
+/// use kaito_placement::snapshot::{Demand, Node, Resources, Snapshot};
+///
+/// let one_gpu = Resources { gpus: 1, pods: 1, ..Resources::default() };
+/// let snapshot = Snapshot {
+///     nodes: vec![Node {
+///         name: "gpu-a".to_owned(),
+///         allocatable: Resources { gpus: 2, pods: 110, ..Resources::default() },
+///         available: true,
+///         ..Node::default()
+///     }],
+///     demands: vec![Demand {
+///         name: "default/phi-4".to_owned(),
+///         members: vec!["phi-4-0".to_owned()],
+///         per_member: one_gpu,
+///         ..Demand::default()
+///     }],
+///     ..Snapshot::default()
+/// };
+/// let plan = plan(&snapshot);
+/// assert_eq!(plan.assignments[0].members[0].node, "gpu-a");
+/// ```
+pub fn plan(snapshot: &Snapshot) -> Plan {
+    let mut ledger = Ledger::open(snapshot);
+    let mut plan = Plan::default();
+    for demand in in_order(&snapshot.demands) {
+        match serve(&mut ledger, demand) {
+            Served::Now(assignment) => plan.assignments.push(assignment),
+            Served::Later(waiting) => plan.waiting.push(waiting),
+        }
+    }
+    let idle = release::idle_claims(&ledger);
+    plan.next_change_seconds = idle
+        .next_end_seconds
+        .into_iter()
+        .chain(plan.waiting.iter().filter_map(retry_seconds))
+        .min();
+    plan.releases = idle.releases;
+    plan.purchases = ledger.into_purchases();
+    plan
+}
+
+enum Served {
+    Now(Assignment),
+    Later(Waiting),
+}
+
+fn in_order(demands: &[Demand]) -> Vec<&Demand> {
+    let mut ordered: Vec<_> = demands.iter().collect();
+    ordered.sort_by(|one, other| {
+        other
+            .priority
+            .cmp(&one.priority)
+            .then(one.created_seconds.cmp(&other.created_seconds))
+            .then_with(|| one.name.cmp(&other.name))
+    });
+    ordered
+}
+
+fn serve<'a>(ledger: &mut Ledger<'a>, demand: &'a Demand) -> Served {
+    let packing = gang::pack(ledger, demand);
+    if packing.left_over == 0 {
+        return hold(ledger, demand, &packing);
+    }
+    match purchase::choose(ledger.snapshot(), demand, packing.left_over) {
+        Ok(order) => Served::Later(buy(ledger, demand, packing, &order)),
+        Err(refusal) => Served::Later(explain::unplaced(ledger, demand, &refusal)),
+    }
+}
+
+/// Promises nodes that are there or on their way.
+fn hold(ledger: &mut Ledger<'_>, demand: &Demand, packing: &Packing) -> Served {
+    ledger.promise(demand, &packing.shares);
+    if packing.latest.is_none_or(|stage| stage == Stage::Available) {
+        Served::Now(assign(ledger, demand, &packing.shares))
+    } else {
+        Served::Later(explain::launching(ledger, demand, &packing.shares))
+    }
+}
+
+fn assign(ledger: &Ledger<'_>, demand: &Demand, shares: &[Share]) -> Assignment {
+    let nodes = shares.iter().flat_map(|share| {
+        let name = ledger.slot(share.slot).map_or("", |slot| slot.name);
+        (0..share.members).map(move |_| name)
+    });
+    Assignment {
+        demand: demand.name.clone(),
+        members: demand
+            .members
+            .iter()
+            .zip(nodes)
+            .map(|(member, node)| MemberAssignment {
+                member: member.clone(),
+                node: node.to_owned(),
+            })
+            .collect(),
+        reason: explain::assigned(ledger, demand, shares),
+    }
+}
+
+/// Orders nodes for the members left over and promises them together with the rest.
+fn buy<'a>(
+    ledger: &mut Ledger<'a>,
+    demand: &'a Demand,
+    packing: Packing,
+    order: &Order<'a>,
+) -> Waiting {
+    let reason = explain::bought(ledger, demand, order, packing.left_over);
+    let mut shares = packing.shares;
+    let mut left_over = packing.left_over;
+    for _ in 0..order.nodes {
+        let slot = ledger.order(demand, order.instance_type, &reason);
+        let members = order.members_per_node.min(left_over);
+        left_over = left_over.saturating_sub(members);
+        shares.push(Share { slot, members });
+    }
+    ledger.promise(demand, &shares);
+    explain::launching(ledger, demand, &shares)
+}
+
+fn retry_seconds(waiting: &Waiting) -> Option<i64> {
+    match waiting.blocker {
+        Blocker::OffersBlocked { retry_seconds, .. } => Some(retry_seconds),
+        Blocker::NodesLaunching { .. }
+        | Blocker::NoNodeFits { .. }
+        | Blocker::NoInstanceTypeFits { .. }
+        | Blocker::UnknownInstanceType { .. } => None,
+    }
+}
