@@ -31,6 +31,8 @@ pub const LABEL_WORKSPACE_NAMESPACE: &str = "kaito.sh/workspacenamespace";
 pub const LABEL_NODEPOOL: &str = "karpenter.sh/nodepool";
 /// Value of [`LABEL_NODEPOOL`] on claims we make.
 pub const NODEPOOL: &str = "kaito";
+/// Label: name of the claim that a node was bought by.
+pub const LABEL_NODECLAIM: &str = "kaito.sh/nodeclaim";
 /// Label: `true` on nodes of the simulated cloud.
 pub const LABEL_SIMULATED: &str = "kaito.sh/simulated";
 /// Well-known label: cloud instance type.
