@@ -1,1 +1,17 @@
-//! Under construction.
+//! The real things that the suites run against: a control plane built from pinned Go modules, our own programs as
+//! child processes, and the few steps that every end-to-end test repeats.
+//!
+//! Nothing in the product depends on this package. It may start processes and write to the cache folder and to
+//! temporary folders; it never touches the user's kubeconfig or a cluster that it did not start.
+//!
+//! # Invariants
+//! - No process outlives the one that asked for it, even when that one is killed: see [`supervise`].
+//! - A binary in the cache is whole: it gets its name only after the build has ended well.
+//! - What is missing is an error that says what to install or run, never a test that quietly passes.
+
+pub mod binaries;
+pub mod control_plane;
+pub mod programs;
+pub mod supervise;
+
+pub use control_plane::{ControlPlane, Options};

@@ -1,0 +1,146 @@
+//! Hand tool over the test harness: a control plane to play with, and the supervisor that the harness itself uses.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use kaito_tests::binaries::{Binary, find_or_build};
+use kaito_tests::{ControlPlane, Options, supervise};
+
+/// A real Kubernetes control plane on this machine, without nodes, root or a cluster.
+#[derive(Parser)]
+#[command(name = "kaito-testbed", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a control plane and keep it until Ctrl-C
+    Up(Up),
+    /// Find the Kubernetes binaries, or build those that are missing, and print where they are
+    Binaries {
+        /// Print the path of this one only
+        name: Option<String>,
+    },
+    /// Run a program that ends when this process's standard input does
+    #[command(hide = true)]
+    Supervise(supervise::Arguments),
+}
+
+#[derive(clap::Args)]
+struct Up {
+    /// Leave out kube-controller-manager and kube-scheduler
+    #[arg(long)]
+    api_only: bool,
+    /// Keep an audit log
+    #[arg(long)]
+    audit: bool,
+    /// Also write a kubeconfig link to this path, once the control plane is ready
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<std::path::PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let result = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let result = runtime.block_on(run(Arguments::parse().command));
+            // A build that was interrupted is ended by its supervisor; waiting for its thread would not.
+            runtime.shutdown_background();
+            result
+        });
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Supervise(arguments) => return Ok(supervise::supervise(arguments).await),
+        Command::Up(arguments) => up(&arguments).await?,
+        Command::Binaries { name } => binaries(name.as_deref())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn binaries(name: Option<&str>) -> anyhow::Result<()> {
+    let Some(name) = name else {
+        for binary in Binary::ALL {
+            writeln!(
+                io::stdout(),
+                "{binary}\t{}",
+                find_or_build(binary)?.display()
+            )?;
+        }
+        return Ok(());
+    };
+    let known = Binary::ALL.into_iter().find(|binary| binary.name() == name);
+    let Some(binary) = known else {
+        let names: Vec<&str> = Binary::ALL.iter().map(|binary| binary.name()).collect();
+        anyhow::bail!("no binary is called {name}; there are {}", names.join(", "));
+    };
+    writeln!(io::stdout(), "{}", find_or_build(binary)?.display())?;
+    Ok(())
+}
+
+async fn up(arguments: &Up) -> anyhow::Result<()> {
+    let options = if arguments.api_only {
+        Options::api_only()
+    } else {
+        Options::full()
+    };
+    let options = if arguments.audit {
+        options.audited()
+    } else {
+        options
+    };
+    // Listens first, so that a signal during the start is not lost.
+    let mut stop = std::pin::pin!(stop_signal()?);
+    let plane = tokio::select! {
+        plane = ControlPlane::start(&options) => plane?,
+        () = &mut stop => return Ok(()),
+    };
+    let kubeconfig = plane.kubeconfig_path();
+    if let Some(link) = &arguments.kubeconfig {
+        publish(&kubeconfig, link)?;
+    }
+    let mut out = io::stdout();
+    writeln!(out, "export KUBECONFIG={}", kubeconfig.display())?;
+    writeln!(out, "# kubectl: {}", plane.kubectl().display())?;
+    writeln!(out, "# logs: {}", plane.folder().display())?;
+    writeln!(out, "# stop with Ctrl-C, or `kill {}`", std::process::id())?;
+    stop.await;
+    writeln!(io::stderr(), "stopping")?;
+    if let Some(link) = &arguments.kubeconfig {
+        std::fs::remove_file(link)?;
+    }
+    Ok(plane.stop()?)
+}
+
+/// Puts a link in place in one step, so that a reader sees all or nothing.
+fn publish(kubeconfig: &Path, link: &Path) -> io::Result<()> {
+    let staged = link.with_extension("new");
+    std::os::unix::fs::symlink(kubeconfig, &staged)?;
+    std::fs::rename(staged, link)
+}
+
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
