@@ -1,0 +1,384 @@
+//! Which server, as whom, in which namespace: files, flags and the pod's own account, combined as kubectl does.
+//!
+//! Reads files and nothing else; the result is a complete client configuration.
+
+use std::path::{Path, PathBuf};
+
+use http::{HeaderName, HeaderValue, Uri};
+use kube::Config;
+use kube::config::{
+    AuthInfo, Cluster, Context, ExecInteractiveMode, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster,
+    NamedContext,
+};
+
+use super::proxy;
+use crate::cli::connection::ConnectionFlags;
+use crate::environment::Environment;
+use crate::error::Failure;
+
+/// A complete client configuration.
+#[derive(Debug)]
+pub struct Target {
+    /// The client's configuration.
+    pub config: Config,
+    /// Namespace to act in; never empty.
+    pub namespace: String,
+    /// Whether the namespace was given by `-n`.
+    pub namespace_is_explicit: bool,
+}
+
+/// Combines flags, files and environment.
+///
+/// # Errors
+/// Whatever kubectl would refuse, in its words; without any configuration, the list of files that were tried.
+pub async fn resolve(flags: &ConnectionFlags, environment: &Environment) -> Result<Target, Failure> {
+    let paths = paths(flags, environment);
+    let merged = load(&paths, flags.kubeconfig.as_deref().filter(|path| !path.is_empty()))?;
+    let mut selection = select(&merged, flags)?;
+    overlay_cluster(&mut selection.cluster, flags)?;
+    overlay_user(&mut selection.user, flags);
+    check_user(&selection.user, &selection.user_name)?;
+    let explicit = given(flags.namespace.as_ref());
+    let (mut config, namespace) = if selection.cluster.server.as_deref().unwrap_or_default().is_empty() {
+        if !selection.cluster_name.is_empty() {
+            return Err(no_server(&selection.cluster_name));
+        }
+        in_cluster(selection.user, environment).ok_or_else(|| no_configuration(&paths))?
+    } else {
+        let namespace = selection.namespace.clone();
+        (from_selection(selection, flags, environment).await?, namespace)
+    };
+    finish(&mut config);
+    let namespace_is_explicit = explicit.is_some();
+    let namespace = explicit.or(namespace.filter(|name| !name.is_empty())).unwrap_or_else(|| "default".to_owned());
+    config.default_namespace.clone_from(&namespace);
+    Ok(Target { config, namespace, namespace_is_explicit })
+}
+
+fn given(flag: Option<&String>) -> Option<String> {
+    flag.filter(|value| !value.is_empty()).cloned()
+}
+
+/// The files that are read, in order of precedence.
+fn paths(flags: &ConnectionFlags, environment: &Environment) -> Vec<PathBuf> {
+    if let Some(path) = given(flags.kubeconfig.as_ref()) {
+        return vec![path.into()];
+    }
+    if let Some(list) = environment.variable("KUBECONFIG") {
+        return std::env::split_paths(list).filter(|path| !path.as_os_str().is_empty()).collect();
+    }
+    environment.home().map(|home| home.join(".kube").join("config")).into_iter().collect()
+}
+
+/// Reads and merges the files. Missing ones are skipped unless `explicit`: that one must be there.
+fn load(paths: &[PathBuf], explicit: Option<&str>) -> Result<Kubeconfig, Failure> {
+    let mut merged = Kubeconfig::default();
+    for path in paths {
+        match std::fs::read(path) {
+            Ok(content) if content.trim_ascii().is_empty() => continue,
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => match explicit {
+                Some(path) => return Err(Failure::error(format!("stat {path}: no such file or directory"))),
+                None => continue,
+            },
+            Err(error) => return Err(broken(path, &error)),
+        }
+        let mut next = Kubeconfig::read_from(path).map_err(|error| broken(path, &error))?;
+        next.current_context = next.current_context.filter(|name| !name.is_empty());
+        merged = merged.merge(next).map_err(|error| broken(path, &error))?;
+    }
+    Ok(merged)
+}
+
+fn broken(path: &Path, error: &dyn std::error::Error) -> Failure {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    Failure::error(format!("error loading config file {:?}: {text}", path.display().to_string()))
+}
+
+/// The entries that a context or the flags point to.
+#[derive(Debug)]
+struct Selection {
+    cluster_name: String,
+    cluster: Cluster,
+    user_name: String,
+    user: AuthInfo,
+    namespace: Option<String>,
+}
+
+fn select(merged: &Kubeconfig, flags: &ConnectionFlags) -> Result<Selection, Failure> {
+    let context_name = given(flags.context.as_ref()).or_else(|| merged.current_context.clone());
+    let context = match &context_name {
+        None => Context::default(),
+        Some(name) => merged
+            .contexts
+            .iter()
+            .find(|entry| entry.name == *name)
+            .and_then(|entry| entry.context.clone())
+            .ok_or_else(|| {
+                Failure::verbatim(format!(
+                    "Error in configuration: context was not found for specified context: {name}"
+                ))
+            })?,
+    };
+    let cluster_name = given(flags.cluster.as_ref()).unwrap_or(context.cluster);
+    let cluster = merged.clusters.iter().find(|entry| entry.name == cluster_name);
+    if cluster.is_none() && !cluster_name.is_empty() && given(flags.server.as_ref()).is_none() {
+        return Err(no_server(&cluster_name));
+    }
+    let user_name = given(flags.user.as_ref()).or(context.user).unwrap_or_default();
+    let user = merged.auth_infos.iter().find(|entry| entry.name == user_name);
+    if user.is_none() && given(flags.user.as_ref()).is_some() {
+        return Err(Failure::error(format!("auth info {user_name:?} does not exist")));
+    }
+    Ok(Selection {
+        cluster: cluster.and_then(|entry| entry.cluster.clone()).unwrap_or_default(),
+        user: user.and_then(|entry| entry.auth_info.clone()).unwrap_or_default(),
+        cluster_name,
+        user_name,
+        namespace: context.namespace,
+    })
+}
+
+fn no_server(cluster: &str) -> Failure {
+    Failure::error(format!("no server found for cluster {cluster:?}"))
+}
+
+fn overlay_cluster(cluster: &mut Cluster, flags: &ConnectionFlags) -> Result<(), Failure> {
+    if let Some(server) = given(flags.server.as_ref()) {
+        cluster.server = Some(server);
+        cluster.tls_server_name = None;
+    }
+    if let Some(name) = given(flags.tls_server_name.as_ref()) {
+        cluster.tls_server_name = Some(name);
+    }
+    let authority = given(flags.certificate_authority.as_ref());
+    if flags.insecure_skip_tls_verify {
+        if authority.is_some() {
+            return Err(insecure_with_authority());
+        }
+        cluster.insecure_skip_tls_verify = Some(true);
+        cluster.certificate_authority = None;
+        cluster.certificate_authority_data = None;
+    } else if let Some(path) = authority {
+        cluster.insecure_skip_tls_verify = None;
+        cluster.certificate_authority = Some(path);
+        cluster.certificate_authority_data = None;
+    }
+    let has_authority = [&cluster.certificate_authority, &cluster.certificate_authority_data]
+        .into_iter()
+        .any(|value| value.as_deref().is_some_and(|text| !text.is_empty()));
+    if cluster.insecure_skip_tls_verify == Some(true) && has_authority {
+        return Err(insecure_with_authority());
+    }
+    if flags.disable_compression {
+        cluster.disable_compression = Some(true);
+    }
+    Ok(())
+}
+
+fn insecure_with_authority() -> Failure {
+    Failure::error("specifying a root certificates file with the insecure flag is not allowed")
+}
+
+fn overlay_user(user: &mut AuthInfo, flags: &ConnectionFlags) {
+    if let Some(path) = given(flags.client_certificate.as_ref()) {
+        user.client_certificate = Some(path);
+        user.client_certificate_data = None;
+    }
+    if let Some(path) = given(flags.client_key.as_ref()) {
+        user.client_key = Some(path);
+        user.client_key_data = None;
+    }
+    if let Some(token) = given(flags.token.as_ref()) {
+        user.token = Some(token.into());
+        user.token_file = None;
+        user.exec = None;
+        user.auth_provider = None;
+    }
+    if let Some(name) = given(flags.username.as_ref()) {
+        user.username = Some(name);
+        user.token = None;
+        user.token_file = None;
+    }
+    if let Some(password) = given(flags.password.as_ref()) {
+        user.password = Some(password.into());
+    }
+    overlay_impersonation(user, flags);
+}
+
+fn overlay_impersonation(user: &mut AuthInfo, flags: &ConnectionFlags) {
+    if let Some(name) = given(flags.impersonate.as_ref()) {
+        user.impersonate = Some(name);
+    }
+    if let Some(uid) = given(flags.impersonate_uid.as_ref()) {
+        user.impersonate_uid = Some(uid);
+    }
+    if !flags.impersonate_groups.is_empty() {
+        user.impersonate_groups = Some(flags.impersonate_groups.clone());
+    }
+    let extra = flags.impersonate_user_extra.iter().filter_map(|entry| entry.split_once('='));
+    for (key, value) in extra {
+        let all = user.impersonate_user_extra.get_or_insert_default();
+        all.entry(key.to_owned()).or_default().push(value.to_owned());
+    }
+}
+
+fn check_user(user: &AuthInfo, name: &str) -> Result<(), Failure> {
+    let filled = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    let certificate = filled(&user.client_certificate) || filled(&user.client_certificate_data);
+    let key = filled(&user.client_key) || user.client_key_data.is_some();
+    if certificate && !key {
+        return Err(Failure::error(format!(
+            "client-key-data or client-key must be specified for {name} to use the clientCert authentication method."
+        )));
+    }
+    if (user.token.is_some() || filled(&user.token_file)) && filled(&user.username) {
+        return Err(Failure::error(format!(
+            "more than one authentication method found for {name}; found [token basicAuth], only one is allowed"
+        )));
+    }
+    let impersonates_more = filled(&user.impersonate_uid)
+        || user.impersonate_groups.as_ref().is_some_and(|groups| !groups.is_empty())
+        || user.impersonate_user_extra.as_ref().is_some_and(|extra| !extra.is_empty());
+    if impersonates_more && !filled(&user.impersonate) {
+        return Err(Failure::error(format!(
+            "requesting uid, groups or user-extra for {name} without impersonating a user"
+        )));
+    }
+    Ok(())
+}
+
+async fn from_selection(
+    mut selection: Selection,
+    flags: &ConnectionFlags,
+    environment: &Environment,
+) -> Result<Config, Failure> {
+    let url = server_url(&selection, flags)?;
+    if url.scheme_str() == Some("http") {
+        forget_credentials(&mut selection.user);
+    }
+    read_token_file(&mut selection.user)?;
+    tame_exec_plugin(&mut selection.user, environment)?;
+    let proxy = proxy::resolve(&url, selection.cluster.proxy_url.as_deref(), environment);
+    selection.cluster.server = Some(url.to_string());
+    selection.cluster.proxy_url = None;
+    let name = "selected".to_owned();
+    let context = Context { cluster: name.clone(), user: Some(name.clone()), ..Context::default() };
+    let synthetic = Kubeconfig {
+        clusters: vec![NamedCluster { name: name.clone(), cluster: Some(selection.cluster), ..NamedCluster::default() }],
+        auth_infos: vec![NamedAuthInfo { name: name.clone(), auth_info: Some(selection.user), ..NamedAuthInfo::default() }],
+        contexts: vec![NamedContext { name: name.clone(), context: Some(context), ..NamedContext::default() }],
+        current_context: Some(name),
+        ..Kubeconfig::default()
+    };
+    let mut config = Config::from_custom_kubeconfig(synthetic, &KubeConfigOptions::default())
+        .await
+        .map_err(|error| Failure::error(format!("invalid configuration: {error}")))?;
+    config.proxy_url = match proxy {
+        Some(url) => Some(url.parse().map_err(|_| Failure::error(format!("invalid proxy URL {url:?}")))?),
+        None => None,
+    };
+    Ok(config)
+}
+
+/// The server's URL, with the scheme that kubectl adds when there is none.
+fn server_url(selection: &Selection, flags: &ConnectionFlags) -> Result<Uri, Failure> {
+    let server = selection.cluster.server.clone().unwrap_or_default();
+    let bad = || Failure::error(format!("host must be a URL or a host:port pair: {server:?}"));
+    let url = if server.contains("://") {
+        server.clone()
+    } else {
+        let cluster = &selection.cluster;
+        let user = &selection.user;
+        let tls = flags.insecure_skip_tls_verify
+            || cluster.insecure_skip_tls_verify == Some(true)
+            || cluster.certificate_authority.is_some()
+            || cluster.certificate_authority_data.is_some()
+            || user.client_certificate.is_some()
+            || user.client_certificate_data.is_some();
+        format!("{}://{server}", if tls { "https" } else { "http" })
+    };
+    let parsed: Uri = url.parse().map_err(|_| bad())?;
+    let known = matches!(parsed.scheme_str(), Some("http" | "https"));
+    if known && parsed.host().is_some_and(|host| !host.is_empty()) { Ok(parsed) } else { Err(bad()) }
+}
+
+/// Nothing secret goes over a connection without TLS; impersonation is no secret and stays.
+fn forget_credentials(user: &mut AuthInfo) {
+    *user = AuthInfo {
+        impersonate: user.impersonate.take(),
+        impersonate_uid: user.impersonate_uid.take(),
+        impersonate_groups: user.impersonate_groups.take(),
+        impersonate_user_extra: user.impersonate_user_extra.take(),
+        ..AuthInfo::default()
+    };
+}
+
+/// Reads the token ourselves: the client would send a trailing newline, which no header may hold.
+fn read_token_file(user: &mut AuthInfo) -> Result<(), Failure> {
+    let Some(path) = user.token_file.take().filter(|path| !path.is_empty()) else {
+        return Ok(());
+    };
+    let token = std::fs::read_to_string(&path)
+        .map_err(|error| Failure::error(format!("cannot read token file {path:?}: {error}")))?;
+    user.token = Some(token.trim().to_owned().into());
+    Ok(())
+}
+
+/// An exec plugin must not read a stdin that is not a terminal: a manifest may be coming from there.
+fn tame_exec_plugin(user: &mut AuthInfo, environment: &Environment) -> Result<(), Failure> {
+    let Some(exec) = user.exec.as_mut().filter(|_| !environment.stdin_is_terminal) else {
+        return Ok(());
+    };
+    if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
+        let command = exec.command.clone().unwrap_or_default();
+        return Err(Failure::error(format!(
+            "exec plugin {command:?} cannot run: its interactiveMode is Always and standard input is not a terminal"
+        )));
+    }
+    exec.interactive_mode = Some(ExecInteractiveMode::Never);
+    Ok(())
+}
+
+/// The pod's own service account, if we run in one.
+fn in_cluster(user: AuthInfo, environment: &Environment) -> Option<(Config, Option<String>)> {
+    let mut config = Config::incluster().ok()?;
+    config.auth_info.impersonate = user.impersonate;
+    config.auth_info.impersonate_uid = user.impersonate_uid;
+    config.auth_info.impersonate_groups = user.impersonate_groups;
+    config.auth_info.impersonate_user_extra = user.impersonate_user_extra;
+    let namespace = environment.variable("POD_NAMESPACE").unwrap_or(&config.default_namespace).to_owned();
+    Some((config, Some(namespace)))
+}
+
+fn no_configuration(paths: &[PathBuf]) -> Failure {
+    let tried: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    let tried = if tried.is_empty() { "no file (HOME is not set)".to_owned() } else { tried.join(", ") };
+    Failure::error("no configuration: no API server is named by a kubeconfig file, a flag or a pod's service account")
+        .with_hint(format!("Tried: {tried}"))
+        .with_hint("Set KUBECONFIG, or pass --kubeconfig or --server.")
+}
+
+/// What every configuration of ours has in common.
+fn finish(config: &mut Config) {
+    // We retry ourselves, and say so; the client would do it silently for minutes.
+    config.default_retry = false;
+    config.read_timeout = None;
+    let agent = format!(
+        "kubectl-kaito/v{} ({}/{})",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    );
+    if let Ok(agent) = HeaderValue::from_str(&agent) {
+        config.headers.push((HeaderName::from_static("user-agent"), agent));
+    }
+}
