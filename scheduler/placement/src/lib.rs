@@ -7,6 +7,7 @@
 //! - No GPU is promised twice and no gang is placed in part: [`check`] proves it with code of its own.
 //! - Every demand that waits carries a [`plan::Blocker`].
 
+pub mod check;
 pub mod estimate;
 pub mod explain;
 pub mod plan;

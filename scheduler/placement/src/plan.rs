@@ -11,6 +11,9 @@ pub struct Plan {
     pub assignments: Vec<Assignment>,
     /// Nodes to order, in planning order.
     pub purchases: Vec<PlannedNode>,
+    /// Places kept free for gangs that wait for nodes being launched, in planning order.
+    #[serde(default)]
+    pub holds: Vec<Hold>,
     /// Claims that serve nobody and whose grace is over, by name.
     pub releases: Vec<Release>,
     /// Gangs that wait, in planning order.
@@ -39,6 +42,40 @@ pub struct MemberAssignment {
     pub member: String,
     /// Node name.
     pub node: String,
+}
+
+/// A part of a waiting gang and the place that is kept for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hold {
+    /// `namespace/name` of the Workspace.
+    pub demand: String,
+    /// Where.
+    pub place: Place,
+    /// How many of its members, at least one.
+    pub members: u64,
+}
+
+/// A node of the snapshot or one that the plan orders.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    tag = "kind"
+)]
+pub enum Place {
+    /// A node of the snapshot.
+    Node {
+        /// Its name.
+        name: String,
+    },
+    /// A purchase of this plan.
+    Purchase {
+        /// UID of the buyer.
+        buyer_uid: String,
+        /// Ordinal among the buyer's purchases.
+        ordinal: u32,
+    },
 }
 
 /// A node to order.

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::plan::PlannedNode;
-use crate::snapshot::{Demand, InstanceType, Resources, Snapshot, Taint};
+use crate::plan::{Place, PlannedNode};
+use crate::snapshot::{Demand, InstanceType, Node, Resources, Snapshot, Taint};
 
 /// How soon pods can run on a node. The order is the order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +100,20 @@ impl<'a> Ledger<'a> {
         self.slots.get(position)
     }
 
+    /// The slot in the words of a plan.
+    pub(crate) fn place(&self, position: usize) -> Option<Place> {
+        let slot = self.slots.get(position)?;
+        let Stage::Ordered(purchase) = slot.stage else {
+            let name = slot.name.to_owned();
+            return Some(Place::Node { name });
+        };
+        let purchase = self.purchases.get(purchase)?;
+        Some(Place::Purchase {
+            buyer_uid: purchase.buyer_uid.clone(),
+            ordinal: purchase.ordinal,
+        })
+    }
+
     /// Promises shares to a demand, so that nobody else gets them.
     pub(crate) fn promise(&mut self, demand: &Demand, shares: &[Share]) {
         for share in shares {
@@ -156,7 +170,7 @@ impl<'a> Ledger<'a> {
     }
 }
 
-fn existing_slot(node: &crate::snapshot::Node) -> Slot<'_> {
+fn existing_slot(node: &Node) -> Slot<'_> {
     let stage = match (node.available, node.expected) {
         (true, _) => Stage::Available,
         (false, true) => Stage::Expected,

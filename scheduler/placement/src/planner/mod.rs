@@ -18,7 +18,7 @@ pub(crate) mod purchase;
 mod release;
 
 use crate::explain;
-use crate::plan::{Assignment, Blocker, MemberAssignment, Plan, Waiting};
+use crate::plan::{Assignment, Blocker, Hold, MemberAssignment, Plan, Waiting};
 use crate::snapshot::{Demand, Snapshot};
 use gang::Packing;
 use ledger::{Ledger, Share, Stage};
@@ -57,6 +57,10 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     for demand in in_order(&snapshot.demands) {
         match serve(&mut ledger, demand) {
             Served::Now(assignment) => plan.assignments.push(assignment),
+            Served::Held(waiting, holds) => {
+                plan.waiting.push(waiting);
+                plan.holds.extend(holds);
+            }
             Served::Later(waiting) => plan.waiting.push(waiting),
         }
     }
@@ -71,8 +75,13 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     plan
 }
 
+/// How a demand fared.
 enum Served {
+    /// It gets nodes now.
     Now(Assignment),
+    /// It waits for nodes; places are kept for it.
+    Held(Waiting, Vec<Hold>),
+    /// It waits and nothing is kept for it.
     Later(Waiting),
 }
 
@@ -94,7 +103,7 @@ fn serve<'a>(ledger: &mut Ledger<'a>, demand: &'a Demand) -> Served {
         return hold(ledger, demand, &packing);
     }
     match purchase::choose(ledger.snapshot(), demand, packing.left_over) {
-        Ok(order) => Served::Later(buy(ledger, demand, packing, &order)),
+        Ok(order) => buy(ledger, demand, packing, &order),
         Err(refusal) => Served::Later(explain::unplaced(ledger, demand, &refusal)),
     }
 }
@@ -105,7 +114,7 @@ fn hold(ledger: &mut Ledger<'_>, demand: &Demand, packing: &Packing) -> Served {
     if packing.latest.is_none_or(|stage| stage == Stage::Available) {
         Served::Now(assign(ledger, demand, &packing.shares))
     } else {
-        Served::Later(explain::launching(ledger, demand, &packing.shares))
+        keep(ledger, demand, &packing.shares)
     }
 }
 
@@ -135,7 +144,7 @@ fn buy<'a>(
     demand: &'a Demand,
     packing: Packing,
     order: &Order<'a>,
-) -> Waiting {
+) -> Served {
     let reason = explain::bought(ledger, demand, order, packing.left_over);
     let mut shares = packing.shares;
     let mut left_over = packing.left_over;
@@ -146,7 +155,21 @@ fn buy<'a>(
         shares.push(Share { slot, members });
     }
     ledger.promise(demand, &shares);
-    explain::launching(ledger, demand, &shares)
+    keep(ledger, demand, &shares)
+}
+
+fn keep(ledger: &Ledger<'_>, demand: &Demand, shares: &[Share]) -> Served {
+    let holds = shares
+        .iter()
+        .filter_map(|share| {
+            Some(Hold {
+                demand: demand.name.clone(),
+                place: ledger.place(share.slot)?,
+                members: share.members,
+            })
+        })
+        .collect();
+    Served::Held(explain::launching(ledger, demand, shares), holds)
 }
 
 fn retry_seconds(waiting: &Waiting) -> Option<i64> {
