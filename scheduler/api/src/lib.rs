@@ -8,8 +8,10 @@
 
 pub mod catalogue;
 pub mod conditions;
+pub mod crd;
 pub mod names;
 pub mod nodeclaim;
+pub mod rules;
 pub mod workspace;
 
 pub use nodeclaim::NodeClaim;

@@ -1,5 +1,6 @@
 //! The Workspace: one model put to work, as `v1beta1` (stored) and `v1alpha1` (served).
 
+pub mod v1alpha1;
 pub mod v1beta1;
 
 pub use v1beta1::{

@@ -111,7 +111,7 @@ pub struct InferenceSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<PresetSpec>,
     /// Free pod template; excludes preset.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub template: Option<PodTemplateSpec>,
     /// ConfigMap with key `inference_config.yaml`, same namespace.
@@ -190,7 +190,7 @@ pub struct DataSource {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_pull_secrets: Option<Vec<String>>,
     /// Pod volume holding the files.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub volume_source: Option<Volume>,
 }
@@ -206,7 +206,7 @@ pub struct DataDestination {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_push_secret: Option<String>,
     /// Pod volume receiving the results.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub volume_source: Option<Volume>,
 }
@@ -311,7 +311,7 @@ pub struct Metric {
 }
 
 /// Schema of a field whose content Kubernetes validates elsewhere: any object, nothing pruned.
-fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(super) fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",
         "nullable": true,
