@@ -11,7 +11,9 @@
 
 pub mod binaries;
 pub mod control_plane;
+pub mod fixture;
 pub mod programs;
 pub mod supervise;
+pub mod wait;
 
 pub use control_plane::{ControlPlane, Options};

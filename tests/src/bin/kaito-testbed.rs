@@ -104,7 +104,7 @@ async fn up(arguments: &Up) -> anyhow::Result<()> {
     // Listens first, so that a signal during the start is not lost.
     let mut stop = std::pin::pin!(stop_signal()?);
     let plane = tokio::select! {
-        plane = ControlPlane::start(&options) => plane?,
+        plane = ControlPlane::start(options) => plane?,
         () = &mut stop => return Ok(()),
     };
     let kubeconfig = plane.kubeconfig_path();

@@ -10,8 +10,10 @@ mod kubeconfig;
 mod servers;
 mod start;
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -22,7 +24,8 @@ use kube::{Api, Client, Config};
 use tokio::sync::OnceCell;
 
 use crate::binaries::{self, Binary};
-use crate::supervise::{self, Supervised};
+use crate::programs;
+use crate::supervise::{self, Launch, Supervised};
 use kubeconfig::{Identity, render};
 use servers::Files;
 
@@ -157,6 +160,18 @@ pub enum Error {
         /// Namespace and name.
         account: String,
     },
+    /// A program of ours has not been built.
+    #[error("a program to run against the control plane is missing")]
+    Program(#[source] programs::Error),
+    /// A program of ours could not be started.
+    #[error("cannot run {name} against the control plane")]
+    Run {
+        /// What it was to be called.
+        name: String,
+        /// The reason.
+        #[source]
+        source: Box<supervise::Error>,
+    },
     /// The servers did not end in order.
     #[error("the control plane did not stop cleanly")]
     Stop(#[source] Box<supervise::Error>),
@@ -181,7 +196,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// [`Error`]; the servers that did start are stopped again.
-    pub async fn start(options: &Options) -> Result<Self, Error> {
+    pub async fn start(options: Options) -> Result<Self, Error> {
         start::start(options).await
     }
 
@@ -193,7 +208,7 @@ impl ControlPlane {
     pub async fn shared() -> Result<&'static Self, Error> {
         static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
         SHARED
-            .get_or_try_init(|| async { Self::start(&Options::full()).await })
+            .get_or_try_init(|| async { Self::start(Options::full()).await })
             .await
     }
 
@@ -286,10 +301,38 @@ impl ControlPlane {
             .collect()
     }
 
-    /// The API server, for programs that must be stopped before it.
+    /// kubectl with every right and with our plugin on its PATH, ready for arguments.
     #[must_use]
-    pub const fn api_server(&self) -> &Supervised {
-        &self.api_server
+    pub fn kubectl_command(&self) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.env("KUBECONFIG", self.kubeconfig_path());
+        if let Ok(plugin) = programs::find(programs::PLUGIN) {
+            let folders = plugin.parent().map(Path::to_owned).into_iter();
+            let inherited = std::env::var_os("PATH").unwrap_or_default();
+            let path = std::env::join_paths(folders.chain(std::env::split_paths(&inherited)));
+            command.env("PATH", path.unwrap_or(inherited));
+        }
+        command
+    }
+
+    /// Starts a program of this workspace, such as [`programs::SCHEDULER`], which is stopped before the API server.
+    /// Its log is `kaito-NAME.log` in [`ControlPlane::folder`], appended to when it is started again.
+    ///
+    /// # Errors
+    /// [`Error::Program`] if it is not built, [`Error::Run`] if it cannot be started.
+    pub fn run<I: IntoIterator<Item: Into<OsString>>>(
+        &self,
+        program: &str,
+        name: &str,
+        arguments: I,
+    ) -> Result<Supervised, Error> {
+        let path = programs::find(program).map_err(Error::Program)?;
+        let log = self.files.log(&format!("kaito-{name}"));
+        let launch = Launch::new(name, &path, &log).with(arguments);
+        Supervised::spawn(&launch, Some(&self.api_server)).map_err(|source| Error::Run {
+            name: name.to_owned(),
+            source: Box::new(source),
+        })
     }
 
     /// Stops the servers in order and waits for each. Dropping does the same but only prints what goes wrong.

@@ -20,8 +20,8 @@ const POLL: Duration = Duration::from_millis(50);
 const ATTEMPTS: u32 = 3;
 
 /// See [`ControlPlane::start`].
-pub(super) async fn start(options: &Options) -> Result<ControlPlane, Error> {
-    let wanted: Vec<Binary> = needed(options)
+pub(super) async fn start(options: Options) -> Result<ControlPlane, Error> {
+    let wanted: Vec<Binary> = needed(&options)
         .into_iter()
         .chain([Binary::Kubectl])
         .collect();
@@ -37,7 +37,7 @@ pub(super) async fn start(options: &Options) -> Result<ControlPlane, Error> {
     })??;
     let mut attempt = 1;
     loop {
-        match start_once(options).await {
+        match start_once(&options).await {
             Err(Error::Ended { tail, .. })
                 if attempt < ATTEMPTS && tail.contains("address already in use") =>
             {
@@ -79,7 +79,7 @@ async fn start_once(options: &Options) -> Result<ControlPlane, Error> {
         folder,
     };
     let client = client_of(&plane.kubeconfig_path()).await?;
-    wait_until_ready(&mut plane, &client).await?;
+    wait(&mut plane, &client, Milestone::ApiReady).await?;
     if options.controller_manager {
         let arguments = plane.files.controller_manager(options);
         plane.controller_manager = Some(launch_loop(
@@ -96,7 +96,7 @@ async fn start_once(options: &Options) -> Result<ControlPlane, Error> {
         )?);
     }
     if options.controller_manager {
-        wait_for_default_account(&mut plane, &client).await?;
+        wait(&mut plane, &client, Milestone::DefaultAccount).await?;
     }
     Ok(plane)
 }
@@ -140,55 +140,61 @@ fn free_ports() -> io::Result<Ports> {
     })
 }
 
-async fn wait_until_ready(plane: &mut ControlPlane, client: &Client) -> Result<(), Error> {
-    wait(plane, "kube-apiserver is not ready", async || {
-        let request = http_get("/readyz").map_err(|error| error.to_string())?;
-        client
-            .request_text(request)
-            .await
-            .map(drop)
-            .map_err(|error| error.to_string())
-    })
-    .await
+/// What the start waits for.
+#[derive(Debug, Clone, Copy)]
+enum Milestone {
+    ApiReady,
+    DefaultAccount,
 }
 
-async fn wait_for_default_account(plane: &mut ControlPlane, client: &Client) -> Result<(), Error> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
-    wait(
-        plane,
-        "kube-controller-manager has not made the default ServiceAccount",
-        async || {
-            accounts
-                .get("default")
-                .await
-                .map(drop)
-                .map_err(|error| error.to_string())
-        },
-    )
-    .await
-}
+impl Milestone {
+    const fn missed(self) -> &'static str {
+        match self {
+            Self::ApiReady => "kube-apiserver is not ready",
+            Self::DefaultAccount => {
+                "kube-controller-manager has not made the default ServiceAccount"
+            }
+        }
+    }
 
-fn http_get(path: &str) -> Result<http::Request<Vec<u8>>, http::Error> {
-    http::Request::get(path).body(Vec::new())
+    async fn check(self, client: &Client) -> Result<(), String> {
+        match self {
+            Self::ApiReady => {
+                let request = http::Request::get("/readyz").body(Vec::new());
+                let request = request.map_err(|error| error.to_string())?;
+                client
+                    .request_text(request)
+                    .await
+                    .map(drop)
+                    .map_err(|error| error.to_string())
+            }
+            Self::DefaultAccount => {
+                let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
+                accounts
+                    .get("default")
+                    .await
+                    .map(drop)
+                    .map_err(|error| error.to_string())
+            }
+        }
+    }
 }
 
 /// Asks until the answer is yes, a server has ended or the limit has passed.
 async fn wait(
     plane: &mut ControlPlane,
-    what: &'static str,
-    question: impl AsyncFn() -> Result<(), String>,
+    client: &Client,
+    milestone: Milestone,
 ) -> Result<(), Error> {
     let deadline = Instant::now() + LIMIT;
     loop {
-        let answer = match tokio::time::timeout(Duration::from_secs(5), question()).await {
-            Ok(answer) => answer,
-            Err(_) => Err("no answer within 5 s".to_owned()),
-        };
+        let answer = tokio::time::timeout(Duration::from_secs(5), milestone.check(client)).await;
+        let answer = answer.unwrap_or_else(|_| Err("no answer within 5 s".to_owned()));
         let Err(last) = answer else { return Ok(()) };
         check_running(plane)?;
         if Instant::now() >= deadline {
             return Err(Error::Late {
-                what,
+                what: milestone.missed(),
                 seconds: LIMIT.as_secs(),
                 last,
             });
