@@ -5,7 +5,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt as _;
 use kube::core::crd::merge_crds;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Error;
 use super::limits::{WORKSPACE, WORKSPACE_BETA};
@@ -42,6 +42,11 @@ fn edited(mut definition: CustomResourceDefinition) -> Result<CustomResourceDefi
 
 fn edit(schema: &mut Value, version: &str) -> Result<(), Error> {
     clean(schema);
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        // All that a CRD may say about metadata; without a bound the rule over the name is refused for its cost.
+        let name = json!({"type": "object", "properties": {"name": {"type": "string"}}});
+        properties.insert("metadata".to_owned(), name);
+    }
     limit(schema, version, WORKSPACE)?;
     if version == "v1beta1" {
         limit(schema, version, WORKSPACE_BETA)?;

@@ -34,6 +34,7 @@ fn source() -> Vec<Rule> {
 fn urls() -> Vec<Rule> {
     let inner = "localhost|[^/?#@:]*[.]localhost";
     let metadata = "metadata[.]google[.]internal|metadata[.]google|instance-data[.]ec2[.]internal";
+    let address = "url points to a loopback, private or link-local address: use a public host";
     let rule = |id, expression: String, message| {
         Rule::at(id, "tuning.input.urls[]", expression, message)
     };
@@ -43,42 +44,41 @@ fn urls() -> Vec<Rule> {
             "self.lowerAscii().matches('^https?://([^/?#@]*@)?[^/?#@:]')".to_owned(),
             "url is not absolute or its scheme is neither http nor https: use an http or https URL with a host",
         ),
-        rule(
-            "D2/address",
-            format!(
-                "!self.lowerAscii().matches('{UP_TO_HOST}({inner}|{}|{}){AFTER_HOST}')",
-                inner_ipv4(),
-                inner_ipv6()
-            ),
-            "url points to a loopback, private or link-local address: use a public host",
-        ),
+        rule("D2/address", not_to(&format!("{inner}|{}", inner_ipv4())), address),
+        rule("D2/spelling", not_to(&format!("{}|{}", odd_ipv4(), inner_ipv6())), address),
         rule(
             "D2/metadata",
-            format!("!self.lowerAscii().matches('{UP_TO_HOST}({metadata}){AFTER_HOST}')"),
+            not_to(metadata),
             "url points to a cloud metadata service: use a public host",
         ),
     ]
 }
 
-/// Loopback, private, link-local and unspecified addresses, and every other spelling of an address (fewer than four
-/// parts, leading zeros, hexadecimal), which some clients take for one of those.
-fn inner_ipv4() -> String {
+/// Two rules rather than one share the alternatives, because the API server bounds the cost of each rule.
+fn not_to(hosts: &str) -> String {
+    format!("!self.lowerAscii().matches('{UP_TO_HOST}({hosts}){AFTER_HOST}')")
+}
+
+/// Loopback, private, link-local and unspecified addresses.
+fn inner_ipv4() -> &'static str {
+    "127([.][0-9]+){3}|10([.][0-9]+){3}|0([.][0-9]+){3}|192[.]168([.][0-9]+){2}|\
+     172[.](1[6-9]|2[0-9]|3[01])([.][0-9]+){2}|169[.]254([.][0-9]+){2}"
+}
+
+/// Every other spelling of an address (fewer than four parts, leading zeros, hexadecimal), which some clients take
+/// for one of those.
+fn odd_ipv4() -> String {
     let part = "(0x[0-9a-f]+|[0-9]+)";
     let strange = "(0x[0-9a-f]+|0[0-9]+)";
-    let odd = format!(
+    format!(
         "{part}([.]{part}){{0,2}}|{strange}([.]{part}){{3}}|{part}[.]{strange}([.]{part}){{2}}|\
          {part}[.]{part}[.]{strange}[.]{part}|{part}([.]{part}){{2}}[.]{strange}"
-    );
-    format!(
-        "127([.][0-9]+){{3}}|10([.][0-9]+){{3}}|0([.][0-9]+){{3}}|192[.]168([.][0-9]+){{2}}|\
-         172[.](1[6-9]|2[0-9]|3[01])([.][0-9]+){{2}}|169[.]254([.][0-9]+){{2}}|{odd}"
     )
 }
 
 /// Loopback, unspecified, unique-local and link-local addresses, and IPv4 addresses written as IPv6.
-fn inner_ipv6() -> String {
-    let bracketed = "[[]([0:]*:0*1|[0:]+|f[cd][0-9a-f]{2}:[^]]*|fe[89ab][0-9a-f]:[^]]*|[0:]*:ffff:[^]]*)(%[^]]*)?[]]";
-    bracketed.to_owned()
+fn inner_ipv6() -> &'static str {
+    "[[]([0:]*:0*1|[0:]+|f[cd][0-9a-f]{2}:[^]]*|fe[89ab][0-9a-f]:[^]]*|[0:]*:ffff:[^]]*)(%[^]]*)?[]]"
 }
 
 fn references() -> Vec<Rule> {

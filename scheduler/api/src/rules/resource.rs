@@ -88,20 +88,22 @@ fn selector() -> Vec<Rule> {
     ]
 }
 
-/// Whether every pair of selector `part`, written either way, is in selector `whole`.
+/// Whether every pair of selector `part`, written either way, is in selector `whole`. An expression has one value, by
+/// rule R1.
 fn covered(part: &str, whole: &str) -> String {
     let within = |key: &str, value: &str| {
         format!(
             "((has({whole}.matchLabels) && {key} in {whole}.matchLabels && {whole}.matchLabels[{key}] == {value}) || \
              (has({whole}.matchExpressions) && {whole}.matchExpressions.exists(w, w.key == {key} && has(w.values) && \
-             w.values.exists(v, v == {value}))))"
+             w.values.size() == 1 && w.values[0] == {value})))"
         )
     };
     format!(
         "(!has({part}.matchLabels) || {part}.matchLabels.all(k, {})) && (!has({part}.matchExpressions) || \
-         {part}.matchExpressions.all(e, has(e.values) && e.values.all(u, {})))",
+         {part}.matchExpressions.all(e, has(e.values) && \
+         e.values.size() == 1 && {}))",
         within("k", &format!("{part}.matchLabels[k]")),
-        within("e.key", "u"),
+        within("e.key", "e.values[0]"),
     )
 }
 
