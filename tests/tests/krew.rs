@@ -268,7 +268,7 @@ fn the_plugin_installs_from_files_runs_through_kubectl_and_uninstalls() -> Resul
     let index = sandbox.publish(&manifest)?;
     succeed(&mut sandbox.kubectl(&["krew", "index", "add", INDEX, &index])?)?;
     let listed = succeed(&mut sandbox.kubectl(&["krew", "list"])?)?;
-    assert_eq!(listed.stdout.trim(), "kaito");
+    assert_eq!(listed.stdout.trim(), "detached/kaito");
     succeed(&mut sandbox.kubectl(&["krew", "uninstall", "kaito"])?)?;
     assert!(!sandbox.link().is_symlink());
     assert!(!store.exists());
