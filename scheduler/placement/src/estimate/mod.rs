@@ -1,9 +1,33 @@
 //! How much GPU memory a model needs, and on how many GPUs and nodes it runs.
 //!
 //! Two answers: [`Estimate`] by an account per GPU that follows the engine (weights, KV cache, overhead), and
-//! KAITO's own formula, kept for comparison. Pure arithmetic; the caller supplies model and GPU data.
+//! KAITO's own formula ([`compatibility`]), kept for comparison. Pure arithmetic; the caller supplies model and GPU
+//! data. It may not know instance types, prices (except to [`rank`] given ones) or nodes.
+//!
+//! The account sizes for full attention in every layer: hybrid models (Mamba, linear or sliding-window layers) need
+//! less KV cache than estimated, never more.
+
+pub mod compatibility;
+
+mod advice;
+mod gpu;
+mod layout;
+mod memory;
+mod rank;
+mod search;
+mod startup;
+mod target;
+mod unfit;
 
 use serde::{Deserialize, Serialize};
+
+pub use gpu::{is_mig_slice, usable_memory_bytes, utilization};
+pub use rank::{Choice, Offer, rank};
+pub use search::estimate;
+pub use startup::startup_window_seconds;
+pub use unfit::{Shortage, Unfit};
+
+const GIB: u64 = 1 << 30;
 
 /// How attention keys and values are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +53,7 @@ pub struct Model {
     pub context_limit: u32,
     /// Attention heads; tensor parallelism must divide it. 0 if unknown: powers of two are tried.
     pub attention_heads: u32,
-    /// KV heads; tensor parallelism beyond it replicates the cache. 0 if unknown.
+    /// KV heads; tensor parallelism must divide it, or be a multiple of it, which replicates the cache. 0 if unknown.
     pub kv_heads: u32,
     /// Layers; pipeline stages cannot be more. 0 if unknown.
     pub layers: u32,
@@ -45,7 +69,8 @@ pub struct Model {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Gpus {
-    /// Product, for example `NVIDIA A100`; picks usable memory and utilisation by family.
+    /// Product, for example `NVIDIA A100`; picks usable memory and utilisation by family. A product with the word
+    /// `MIG` (`NVIDIA-A100-SXM4-80GB-MIG-3g.40gb`) is a slice and works alone.
     pub model: String,
     /// GPUs per node.
     pub count: u32,
