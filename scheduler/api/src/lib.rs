@@ -6,6 +6,8 @@
 //! - Every name, label, annotation, finalizer, condition and reason is spelled once, here.
 //! - The Workspace schema is exactly KAITO's plus optional fields of ours; a field we accept does something.
 
+#[cfg(feature = "cel")]
+pub mod admission;
 pub mod catalogue;
 pub mod conditions;
 pub mod crd;

@@ -9,7 +9,8 @@ mod preset;
 
 use std::sync::LazyLock;
 
-use nearest::nearest;
+
+pub(crate) use nearest::nearest;
 
 pub use instance_type::{Cloud, InstanceTypeInfo};
 pub use preset::{Attention, Delivery, Gated, Preset, Runtime};

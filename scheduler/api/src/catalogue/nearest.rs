@@ -7,7 +7,7 @@ const SUGGESTIONS: usize = 3;
 
 /// Up to three of `candidates` within a third of `name`'s length in edits, nearest first, then by name. Case and the
 /// separators `-`, `_` and `.` count for nothing.
-pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let wanted = plain(name);
     if wanted.is_empty() || wanted.len() > LONGEST {
         return Vec::new();
