@@ -381,43 +381,68 @@ fn an_old_go_is_named_with_the_version_that_is_needed() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn an_interrupted_build_leaves_no_compiler_and_no_file() -> Result<()> {
-    let (folder, cache) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    // Answers the version question, then builds for ever, with a child as the real one has.
+/// Starts `kaito-testbed binaries krew` with a compiler that never ends and has a child, as the real one has.
+async fn endless_build(tools: &Path, cache: &Path) -> Result<std::process::Child> {
     script(
-        folder.path(),
+        tools,
         "go",
         "[ \"$1\" = env ] && echo go1.26.8 && exit\nsleep 1000 & wait",
     )?;
-    let path = format!("{}:/usr/bin:/bin", folder.path().display());
-    let mut testbed = Command::new(programs::find(programs::TESTBED)?)
+    let path = format!("{}:/usr/bin:/bin", tools.display());
+    let testbed = Command::new(programs::find(programs::TESTBED)?)
         .args(["binaries", "krew"])
-        .env("KAITO_CACHE", cache.path())
+        .env("KAITO_CACHE", cache)
         .env("PATH", path)
         .env_remove("KUBEBUILDER_ASSETS")
         .stderr(Stdio::null())
         .spawn()?;
-    let mentioned = cache.path().to_string_lossy().into_owned();
-    eventually("the build runs", || {
-        processes_of(&format!("{mentioned}/bin/.building-")).len() >= 2
-    })
-    .await?;
-    testbed.kill()?;
-    testbed.wait()?;
-    eventually("the compiler is gone", || {
-        processes_of(&mentioned).is_empty()
-    })
-    .await?;
-    let left: Vec<_> = std::fs::read_dir(cache.path().join("bin"))?
-        .flatten()
+    let staging = format!("{}/bin/.building-", cache.display());
+    eventually("the build runs", || processes_of(&staging).len() >= 2).await?;
+    Ok(testbed)
+}
+
+fn staging_folders(cache: &Path) -> Result<usize> {
+    let entries = std::fs::read_dir(cache.join("bin"))?.flatten();
+    Ok(entries
         .filter(|entry| {
             entry
                 .file_name()
                 .to_string_lossy()
                 .starts_with(".building-")
         })
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
+        .count())
+}
+
+#[tokio::test]
+async fn an_interrupted_build_ends_its_compiler_before_it_ends_itself() -> Result<()> {
+    let (tools, cache) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let mut testbed = endless_build(tools.path(), cache.path()).await?;
+    kill(
+        Pid::from_raw(i32::try_from(testbed.id())?),
+        nix::sys::signal::SIGINT,
+    )?;
+    assert!(!testbed.wait()?.success());
+    assert_eq!(
+        processes_of(&cache.path().to_string_lossy()),
+        Vec::<i32>::new()
+    );
+    assert_eq!(staging_folders(cache.path())?, 0);
     Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_build_leaves_no_compiler_and_no_file() -> Result<()> {
+    let (tools, cache) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let mut testbed = endless_build(tools.path(), cache.path()).await?;
+    testbed.kill()?;
+    testbed.wait()?;
+    let mentioned = cache.path().to_string_lossy().into_owned();
+    eventually("the compiler is gone", || {
+        processes_of(&mentioned).is_empty()
+    })
+    .await?;
+    eventually("its folder is gone", || {
+        staging_folders(cache.path()).is_ok_and(|count| count == 0)
+    })
+    .await
 }

@@ -1,12 +1,13 @@
 //! Hand tool over the test harness: a control plane to play with, and the supervisor that the harness itself uses.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use kaito_tests::binaries::{Binary, find_or_build};
+use kaito_tests::binaries::{Binary, find_or_build, interrupt};
 use kaito_tests::{ControlPlane, Options, supervise};
+use tokio_util::sync::CancellationToken;
 
 /// A real Kubernetes control plane on this machine, without nodes, root or a cluster.
 #[derive(Parser)]
@@ -40,7 +41,7 @@ struct Up {
     audit: bool,
     /// Also write a kubeconfig link to this path, once the control plane is ready
     #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<std::path::PathBuf>,
+    kubeconfig: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -65,7 +66,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Supervise(arguments) => return Ok(supervise::supervise(arguments).await),
         Command::Up(arguments) => up(&arguments).await?,
-        Command::Binaries { name } => binaries(name.as_deref())?,
+        Command::Binaries { name } => {
+            search(&stop_signal()?, move || binaries(name.as_deref())).await?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -101,11 +104,17 @@ async fn up(arguments: &Up) -> anyhow::Result<()> {
     } else {
         options
     };
-    // Listens first, so that a signal during the start is not lost.
-    let mut stop = std::pin::pin!(stop_signal()?);
+    let stop = stop_signal()?;
+    // Builds end at the signal and are waited for; a start is given up, which stops what has started.
+    search(&stop, || {
+        Binary::CONTROL_PLANE
+            .into_iter()
+            .try_for_each(|binary| Ok(find_or_build(binary).map(drop)?))
+    })
+    .await?;
     let plane = tokio::select! {
         plane = ControlPlane::start(options) => plane?,
-        () = &mut stop => return Ok(()),
+        () = stop.cancelled() => return Ok(()),
     };
     let kubeconfig = plane.kubeconfig_path();
     if let Some(link) = &arguments.kubeconfig {
@@ -116,12 +125,25 @@ async fn up(arguments: &Up) -> anyhow::Result<()> {
     writeln!(out, "# kubectl: {}", plane.kubectl().display())?;
     writeln!(out, "# logs: {}", plane.folder().display())?;
     writeln!(out, "# stop with Ctrl-C, or `kill {}`", std::process::id())?;
-    stop.await;
+    stop.cancelled().await;
     writeln!(io::stderr(), "stopping")?;
     if let Some(link) = &arguments.kubeconfig {
         std::fs::remove_file(link)?;
     }
     Ok(plane.stop()?)
+}
+
+/// Runs a search for binaries, which ends soon after a stop signal.
+async fn search<T: Send + 'static>(
+    stop: &CancellationToken,
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let mut work = tokio::task::spawn_blocking(work);
+    tokio::select! {
+        done = &mut work => return done?,
+        () = stop.cancelled() => interrupt(),
+    }
+    work.await?
 }
 
 /// Puts a link in place in one step, so that a reader sees all or nothing.
@@ -131,16 +153,21 @@ fn publish(kubeconfig: &Path, link: &Path) -> io::Result<()> {
     std::fs::rename(staged, link)
 }
 
-fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+/// Cancelled by the first SIGINT or SIGTERM.
+fn stop_signal() -> io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
-    Ok(async move {
+    let stop = CancellationToken::new();
+    let signalled = stop.clone();
+    tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-    })
+        signalled.cancel();
+    });
+    Ok(stop)
 }

@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use super::cache::{Error, HEARTBEAT, Staging, failed, report};
+use super::cache::{Error, HEARTBEAT, POLL, Staging, check_interrupt, failed, report};
 use crate::supervise::{Launch, Supervised, tail};
 
 /// Oldest Go that the pinned modules accept, as major and minor.
@@ -56,16 +56,7 @@ impl Build<'_> {
         let log = staging.folder().join("go.log");
         let mut build = Supervised::spawn(&self.launch(staging, &log), None)
             .map_err(|source| Error::Run(Box::new(source)))?;
-        let status = loop {
-            match build.wait(HEARTBEAT) {
-                Some(status) => break status,
-                None => report(&format!(
-                    "{}: still building, {} s",
-                    self.name,
-                    started.elapsed().as_secs()
-                )),
-            }
-        };
+        let status = self.follow(&mut build, started)?;
         if !status.success() {
             return Err(Error::Build {
                 status: status.to_string(),
@@ -83,6 +74,22 @@ impl Build<'_> {
             started.elapsed().as_secs()
         ));
         Ok(())
+    }
+
+    /// Waits for the compiler, with a sign of life now and then.
+    fn follow(&self, build: &mut Supervised, started: Instant) -> Result<ExitStatus, Error> {
+        let mut next = HEARTBEAT;
+        loop {
+            if let Some(status) = build.wait(POLL) {
+                return Ok(status);
+            }
+            check_interrupt()?;
+            if started.elapsed() >= next {
+                let seconds = started.elapsed().as_secs();
+                report(&format!("{}: still building, {seconds} s", self.name));
+                next += HEARTBEAT;
+            }
+        }
     }
 
     fn launch(&self, staging: &Staging, log: &Path) -> Launch {

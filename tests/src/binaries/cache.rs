@@ -7,6 +7,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::supervise;
@@ -14,11 +15,23 @@ use crate::supervise;
 /// Time between two signs of life while waiting.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// How often the lock is tried again.
-const POLL: Duration = Duration::from_millis(50);
+/// How often the lock or a build is looked at.
+pub(super) const POLL: Duration = Duration::from_millis(50);
 
 /// Prefix of folders that a build writes to; whatever bears it while nobody holds the lock is left over.
 const STAGING: &str = ".building-";
+
+/// Set once this process has been asked to end.
+pub(super) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Fails once the process has been asked to end.
+pub(super) fn check_interrupt() -> Result<(), Error> {
+    if INTERRUPTED.load(Ordering::SeqCst) {
+        Err(Error::Interrupted)
+    } else {
+        Ok(())
+    }
+}
 
 /// Why the cache has no binary to give.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +47,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The process was asked to end.
+    #[error("interrupted; run it again to go on with what is missing")]
+    Interrupted,
     /// Go is not installed.
     #[error(
         "`go` is not on PATH: install Go {required} or newer (https://go.dev/dl), or set KUBEBUILDER_ASSETS to a folder that holds the binaries"
@@ -153,6 +169,7 @@ impl Cache {
                 Err(TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
                 Err(TryLockError::WouldBlock) => {}
             }
+            check_interrupt()?;
             if started.elapsed() >= next {
                 let seconds = started.elapsed().as_secs();
                 report(&format!(

@@ -10,6 +10,7 @@ mod cache;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use kaito_api::names::digest;
 
@@ -156,6 +157,12 @@ pub fn find_or_build(binary: Binary) -> Result<PathBuf, Error> {
             binary,
             source: Box::new(source),
         })
+}
+
+/// Makes every build and wait of this process end soon, with [`CacheError::Interrupted`] and its compiler stopped.
+/// For a process that was asked to end; there is no way back.
+pub fn interrupt() {
+    cache::INTERRUPTED.store(true, Ordering::SeqCst);
 }
 
 /// The cache folder: `KAITO_CACHE`, or `target/kaito-cache` of this workspace.
