@@ -13,7 +13,20 @@ use crate::snapshot::{Demand, InstanceType};
 
 mod unblock;
 
-/// What a gang needs, for example `2 pods × 1 GPU of ≥ 40 GiB`.
+/// What a gang needs, in pods and what each of them asks for.
+///
+/// ```
+/// use kaito_placement::explain::needs;
+/// use kaito_placement::snapshot::{Constraints, Demand, Resources};
+///
+/// let demand = Demand {
+///     members: vec!["a-0".to_owned(), "a-1".to_owned()],
+///     per_member: Resources { gpus: 1, pods: 1, ..Resources::default() },
+///     constraints: Constraints { gpu_memory_bytes: 40 << 30, ..Constraints::default() },
+///     ..Demand::default()
+/// };
+/// assert_eq!(needs(&demand), "2 pods × 1 GPU of ≥ 40 GiB");
+/// ```
 pub fn needs(demand: &Demand) -> String {
     let pods = counted(demand.members.len() as u64, "pod");
     let each = &demand.per_member;
@@ -28,7 +41,15 @@ pub fn needs(demand: &Demand) -> String {
     }
 }
 
-/// A price in dollars per hour, for example `$3.67/h`; tenths of a cent are shown where there are any.
+/// A price in dollars per hour, from micro-dollars per hour; tenths of a cent are shown where there are any.
+///
+/// ```
+/// use kaito_placement::explain::price;
+///
+/// assert_eq!(price(Some(3_670_000)), "$3.67/h");
+/// assert_eq!(price(Some(27_197_400)), "$27.197/h");
+/// assert_eq!(price(None), "unknown price");
+/// ```
 pub fn price(micro_dollars: Option<u64>) -> String {
     let Some(micro) = micro_dollars else {
         return "unknown price".to_owned();

@@ -2,6 +2,7 @@
 
 use crate::fixtures::{
     NOW, bought, busy, buying, gang, launching, market, node, offer, sku_taint, snapshot,
+    with_priority,
 };
 use crate::snapshots::any_snapshot;
 use kaito_placement::check::{Violation, check};
@@ -52,6 +53,10 @@ fn the_busy_world_has_something_of_everything_and_nothing_is_wrong_with_it() {
 /// Breaks a plan; the name says how.
 type Fault = (&'static str, fn(&mut Snapshot, &mut Plan));
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the world that is spoiled has one of everything, as the first test says"
+)]
 const FAULTS: [Fault; 24] = [
     ("a member is dropped", |_, plan| {
         plan.assignments[0].members.pop();
@@ -201,16 +206,15 @@ fn violations_say_what_is_wrong() {
 
 /// A snapshot with at least one gang assigned, its plan, and which of the assignments to break.
 fn assigned() -> impl Strategy<Value = (Snapshot, Plan, usize)> {
-    (any_snapshot(), any::<Index>())
-        .prop_map(|(snapshot, index)| {
-            let plan = plan(&snapshot);
-            let count = plan.assignments.len();
-            let chosen = if count == 0 { 0 } else { index.index(count) };
-            (snapshot, plan, chosen)
-        })
-        .prop_filter("nobody is assigned", |(_, plan, _)| {
-            !plan.assignments.is_empty()
-        })
+    (any_snapshot(), any::<Index>()).prop_map(|(mut snapshot, index)| {
+        snapshot.nodes.push(node("sure", 4));
+        snapshot
+            .demands
+            .push(with_priority(gang("sure", 2, 2), 100));
+        let plan = plan(&snapshot);
+        let chosen = index.index(plan.assignments.len());
+        (snapshot, plan, chosen)
+    })
 }
 
 proptest! {
