@@ -11,6 +11,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch::{Receiver, Sender};
 use tracing::warn;
 
@@ -24,6 +25,9 @@ pub struct Mirror<K> {
     /// Raised with every change; lets a log stream wait for its pod's end.
     changes: Sender<u64>,
     filled: Sender<bool>,
+    /// Every change, whether the watch or a write of ours brought it, in the order in which it was made.
+    told: UnboundedSender<Change<K>>,
+    listener: Mutex<Option<UnboundedReceiver<Change<K>>>>,
 }
 
 struct State<K> {
@@ -42,10 +46,13 @@ impl<K> Default for Mirror<K> {
             deleted: VecDeque::new(),
             listing: None,
         };
+        let (told, listener) = unbounded_channel();
         Self {
             state: Mutex::new(state),
             changes: Sender::new(0),
             filled: Sender::new(false),
+            told,
+            listener: Mutex::new(Some(listener)),
         }
     }
 }
@@ -88,10 +95,9 @@ impl<K: Resource + Clone> Mirror<K> {
 
     /// Takes in the answer to a write of ours.
     pub fn record(&self, object: K) {
-        let changed = self.lock().put(object).is_some();
-        if changed {
-            self.changes.send_modify(|count| *count += 1);
-        }
+        let mut state = self.lock();
+        let change = state.put(object);
+        self.tell(change);
     }
 
     /// Forgets an object that the API server says is gone.
@@ -99,6 +105,16 @@ impl<K: Resource + Clone> Mirror<K> {
         let mut state = self.lock();
         if let Some(object) = state.objects.remove(key) {
             state.bury(object.as_ref());
+            self.tell([(Some(object), None)]);
+        }
+    }
+
+    /// Called with the state locked, so that changes are told in their order.
+    fn tell(&self, changes: impl IntoIterator<Item = Change<K>>) {
+        for change in changes {
+            self.changes.send_modify(|count| *count += 1);
+            // Without a listener nobody cares.
+            let _ = self.told.send(change);
         }
     }
 
@@ -116,8 +132,8 @@ impl<K: Resource + Clone> Mirror<K> {
         }
     }
 
-    /// Takes in one watch event; returns what it changed.
-    pub fn observe(&self, event: Event<K>) -> Vec<Change<K>> {
+    /// Takes in one watch event.
+    pub fn observe(&self, event: Event<K>) {
         let mut state = self.lock();
         let changes = match event {
             Event::Init => {
@@ -133,24 +149,13 @@ impl<K: Resource + Clone> Mirror<K> {
             }
             Event::InitDone => state.prune(),
             Event::Apply(object) => state.put(object).into_iter().collect(),
-            Event::Delete(object) => {
-                state.bury(&object);
-                let known = state.objects.get(&key_of(&object)).cloned();
-                let same = known.filter(|known| known.meta().uid == object.meta().uid);
-                same.and_then(|_| state.objects.remove(&key_of(&object)))
-                    .map(|old| (Some(old), None))
-                    .into_iter()
-                    .collect()
-            }
+            Event::Delete(object) => state.remove(&object).into_iter().collect(),
         };
         let filled = state.listing.is_none();
+        self.tell(changes);
         drop(state);
-        if !changes.is_empty() {
-            self.changes.send_modify(|count| *count += 1);
-        }
         self.filled
             .send_if_modified(|known| !std::mem::replace(known, *known || filled) && filled);
-        changes
     }
 
     /// A poisoned lock is used on: nothing panics while holding it.
@@ -185,6 +190,17 @@ impl<K: Resource + Clone> State<K> {
         Some((old, Some(new)))
     }
 
+    /// Removes an object that the watch says is deleted, but not a namesake that has followed it.
+    fn remove(&mut self, object: &K) -> Option<Change<K>> {
+        self.bury(object);
+        let key = key_of(object);
+        let known = self.objects.get(&key)?;
+        if known.meta().uid != object.meta().uid {
+            return None;
+        }
+        self.objects.remove(&key).map(|old| (Some(old), None))
+    }
+
     fn bury(&mut self, object: &K) {
         self.deleted.extend(object.meta().uid.clone());
         if self.deleted.len() > REMEMBERED {
@@ -208,7 +224,7 @@ impl<K: Resource + Clone> State<K> {
     }
 }
 
-/// Keeps `mirror` up to date for ever and reports every change.
+/// Keeps `mirror` up to date for ever and reports every change, including those that our own writes made.
 pub async fn feed<K>(
     mirror: &Mirror<K>,
     api: Api<K>,
@@ -217,14 +233,31 @@ pub async fn feed<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut events = std::pin::pin!(watch(api, config).default_backoff());
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => mirror.observe(event).iter().for_each(&changed),
-            Err(error) => {
-                warn!(kind = %K::kind(&()), error = %Chain(&error), "watch failed; it is resumed")
+    let listener = mirror
+        .listener
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    let listen = async {
+        let Some(mut listener) = listener else { return };
+        while let Some(change) = listener.recv().await {
+            changed(&change);
+        }
+    };
+    let watching = async {
+        let mut events = std::pin::pin!(watch(api, config).default_backoff());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => mirror.observe(event),
+                Err(error) => {
+                    warn!(kind = %K::kind(&()), error = %Chain(&error), "watch failed; it is resumed");
+                }
             }
         }
+    };
+    tokio::select! {
+        () = listen => {}
+        () = watching => {}
     }
 }
 
@@ -261,12 +294,32 @@ mod tests {
         mirror.get(name).map(|node| version(node.as_ref()))
     }
 
+    fn told(mirror: &Mirror<Node>) -> Vec<Change<Node>> {
+        let mut listener = mirror.listener.lock().unwrap();
+        std::iter::from_fn(|| listener.as_mut().unwrap().try_recv().ok()).collect()
+    }
+
+    #[test]
+    fn a_change_is_told_once_whether_we_or_the_watch_made_it() {
+        let mirror = Mirror::default();
+        mirror.observe(Event::Apply(node("a", "u", 5)));
+        mirror.record(node("a", "u", 7));
+        mirror.observe(Event::Apply(node("a", "u", 7)));
+        mirror.forget("a");
+        mirror.observe(Event::Delete(node("a", "u", 8)));
+        let versions: Vec<_> = told(&mirror)
+            .iter()
+            .map(|(_, new)| new.as_ref().map(|node| version(node.as_ref())))
+            .collect();
+        assert_eq!(versions, [Some(5), Some(7), None]);
+    }
+
     #[test]
     fn an_older_watch_event_does_not_undo_our_own_write() {
         let mirror = Mirror::default();
         mirror.observe(Event::Apply(node("a", "u", 5)));
         mirror.record(node("a", "u", 7));
-        assert!(mirror.observe(Event::Apply(node("a", "u", 6))).is_empty());
+        mirror.observe(Event::Apply(node("a", "u", 6)));
         assert_eq!(version_of(&mirror, "a"), Some(7));
     }
 
@@ -274,7 +327,7 @@ mod tests {
     fn a_late_answer_does_not_revive_a_deleted_object() {
         let mirror = Mirror::default();
         mirror.observe(Event::Apply(node("a", "u", 5)));
-        assert_eq!(mirror.observe(Event::Delete(node("a", "u", 8))).len(), 1);
+        mirror.observe(Event::Delete(node("a", "u", 8)));
         mirror.record(node("a", "u", 7));
         assert_eq!(version_of(&mirror, "a"), None);
         mirror.record(node("a", "v", 9));
@@ -292,7 +345,9 @@ mod tests {
         mirror.observe(Event::Apply(node("b", "v", 2)));
         mirror.observe(Event::Init);
         mirror.observe(Event::InitApply(node("b", "v", 2)));
-        let changes = mirror.observe(Event::InitDone);
+        told(&mirror);
+        mirror.observe(Event::InitDone);
+        let changes = told(&mirror);
         assert_eq!(changes.len(), 1);
         assert!(changes[0].1.is_none());
         assert_eq!(mirror.select(|_| true).len(), 1);

@@ -429,7 +429,12 @@ fn pod_conditions(view: &View<'_>, stage: Stage) -> Vec<PodCondition> {
         PodCondition {
             type_: kind.to_owned(),
             status: status.to_owned(),
-            reason: (!holds).then(|| reason.to_owned()),
+            // Empty rather than absent: the strategic merge would keep an old reason.
+            reason: Some(if holds {
+                String::new()
+            } else {
+                reason.to_owned()
+            }),
             last_transition_time: before
                 .and_then(|found| found.last_transition_time.clone())
                 .or_else(|| Some(whole(view.now))),

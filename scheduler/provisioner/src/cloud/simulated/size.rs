@@ -84,12 +84,9 @@ impl Size {
         disk_mib: u64,
     ) -> BTreeMap<String, Quantity> {
         let mut all = BTreeMap::from([
-            ("cpu".to_owned(), Quantity(format!("{milli_cpu}m"))),
-            ("memory".to_owned(), Quantity(format!("{memory_mib}Mi"))),
-            (
-                "ephemeral-storage".to_owned(),
-                Quantity(format!("{disk_mib}Mi")),
-            ),
+            ("cpu".to_owned(), cpu(milli_cpu)),
+            ("memory".to_owned(), binary(memory_mib)),
+            ("ephemeral-storage".to_owned(), binary(disk_mib)),
             ("pods".to_owned(), Quantity(PODS.to_string())),
         ]);
         if let Some(resource) = self.gpu_resource() {
@@ -118,6 +115,27 @@ impl Size {
     }
 }
 
+/// CPU in the canonical form that the API server answers with, so that comparing finds no false difference.
+fn cpu(milli: u64) -> Quantity {
+    if milli.is_multiple_of(1000) {
+        Quantity((milli / 1000).to_string())
+    } else {
+        Quantity(format!("{milli}m"))
+    }
+}
+
+/// Bytes in the canonical form: the largest unit that divides them.
+fn binary(mib: u64) -> Quantity {
+    let units = ["Mi", "Gi", "Ti", "Pi"];
+    let mut amount = mib;
+    let mut unit = 0;
+    while unit + 1 < units.len() && amount > 0 && amount.is_multiple_of(1024) {
+        amount /= 1024;
+        unit += 1;
+    }
+    Quantity(format!("{amount}{}", units.get(unit).unwrap_or(&"Mi")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::Size;
@@ -129,9 +147,18 @@ mod tests {
         let allocatable = size.allocatable(Some(100));
         assert_eq!(allocatable["cpu"].0, "23620m");
         assert_eq!(allocatable["memory"].0, "213266Mi");
-        assert_eq!(allocatable["ephemeral-storage"].0, "87040Mi");
+        assert_eq!(allocatable["ephemeral-storage"].0, "85Gi");
         assert_eq!(allocatable["nvidia.com/gpu"].0, "1");
         assert_eq!(size.gpu_labels()["nvidia.com/gpu.memory"], "81920");
+    }
+
+    #[test]
+    fn quantities_are_canonical() {
+        let capacity = Size::named("Standard_NC24ads_A100_v4")
+            .unwrap()
+            .capacity(Some(2048));
+        let shown = ["cpu", "memory", "ephemeral-storage"].map(|name| capacity[name].0.as_str());
+        assert_eq!(shown, ["24", "220Gi", "2Ti"]);
     }
 
     #[test]
