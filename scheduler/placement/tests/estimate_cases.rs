@@ -1,5 +1,11 @@
 //! KAITO's own cases: its formula must reproduce every line, and our account must agree or say why not.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "test helpers are outside of the in-tests switch"
+)]
+
 use kaito_placement::estimate::compatibility::{
     NodeGpus, NodeLabels, Preset, Shape, kaito_nodes, kaito_weight_bytes,
 };

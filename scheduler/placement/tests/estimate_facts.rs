@@ -1,5 +1,10 @@
 //! What is known of real models on real cards, and what overrides and refusals say.
 
+#![expect(
+    clippy::panic,
+    reason = "test helpers are outside of the in-tests switch"
+)]
+
 use kaito_placement::estimate::{
     Attention, Estimate, Gpus, Model, Offer, Request, Unfit, estimate, rank,
 };
@@ -67,6 +72,12 @@ fn mistral_large() -> Model {
 
 fn fit(model: &Model, gpus: &Gpus, request: &Request) -> Estimate {
     estimate(model, gpus, request).unwrap_or_else(|unfit| panic!("{unfit}"))
+}
+
+fn asking(edit: impl FnOnce(&mut Request)) -> Request {
+    let mut request = Request::default();
+    edit(&mut request);
+    request
 }
 
 fn layout(estimate: &Estimate) -> (u32, u32, u32, u32) {
@@ -214,92 +225,26 @@ fn concurrency_costs_cache_and_data_parallelism_shares_it() {
 
 #[test]
 fn overrides_are_kept_and_their_risks_told() {
-    let cases = [
-        (
-            Request {
-                utilization: Some(0.97),
-                ..Request::default()
-            },
-            "utilization 0.97",
-        ),
-        (
-            Request {
-                utilization: Some(0.9),
-                ..Request::default()
-            },
-            "above the 0.84",
-        ),
-        (
-            Request {
-                context: Some(20_000),
-                ..Request::default()
-            },
-            "limit of 16384",
-        ),
-        (
-            Request {
-                concurrency: Some(300),
-                context: Some(16),
-                ..Request::default()
-            },
-            "max-num",
-        ),
-        (
-            Request {
-                kv_element_bytes: Some(1),
-                ..Request::default()
-            },
-            "accuracy",
-        ),
-        (
-            Request {
-                tensor_parallel: Some(10),
-                ..Request::default()
-            },
-            "through the network",
-        ),
-        (
-            Request {
-                tensor_parallel: Some(20),
-                ..Request::default()
-            },
-            "10 KV heads",
-        ),
-        (
-            Request {
-                pipeline_parallel: Some(2),
-                ..Request::default()
-            },
-            "2 pipeline stages",
-        ),
-        (
-            Request {
-                gpus_per_node: Some(4),
-                ..Request::default()
-            },
-            "takes 4 GPUs; 1 would do",
-        ),
-        (
-            Request {
-                nodes: Some(2),
-                ..Request::default()
-            },
-            "takes 2 GPUs; 1 would do",
-        ),
-        (
-            Request {
-                gpus_per_node: Some(1),
-                context: Some(160_000),
-                ..Request::default()
-            },
-            "less than 10 %",
-        ),
-    ];
-    for (request, part) in cases {
-        let fit = fit(&phi_4(), &a100(4), &request);
+    let told = |part: &str, edit: fn(&mut Request)| {
+        let fit = fit(&phi_4(), &a100(4), &asking(edit));
         let told = fit.warnings.iter().any(|warning| warning.contains(part));
         assert!(told, "{part}: {:?} {}", fit.warnings, fit.explanation);
-    }
+    };
+    told("utilization 0.97", |r| r.utilization = Some(0.97));
+    told("above the 0.84", |r| r.utilization = Some(0.9));
+    told("limit of 16384", |r| r.context = Some(20_000));
+    told("max-num-seqs", |r| {
+        (r.concurrency, r.context) = (Some(300), Some(16));
+    });
+    told("accuracy", |r| r.kv_element_bytes = Some(1));
+    told("through the network", |r| r.tensor_parallel = Some(10));
+    told("10 KV heads", |r| r.tensor_parallel = Some(20));
+    told("2 pipeline stages", |r| r.pipeline_parallel = Some(2));
+    told("takes 4 GPUs; 1 would do", |r| r.gpus_per_node = Some(4));
+    told("takes 2 GPUs; 1 would do", |r| r.nodes = Some(2));
+    told("less than 10 %", |r| {
+        (r.gpus_per_node, r.context) = (Some(1), Some(160_000));
+    });
 }
 
 #[test]
@@ -328,46 +273,18 @@ fn what_cannot_start_is_refused_with_what_to_do() {
         tensor.to_string(),
         "tensor parallel 4 does not divide the 40 attention and 10 KV heads of phi-4; use one of 1, 2"
     );
-    for request in [
-        Request {
-            gpus_per_node: Some(5),
-            ..Request::default()
-        },
-        Request {
-            gpus_per_node: Some(0),
-            ..Request::default()
-        },
-        Request {
-            context: Some(0),
-            ..Request::default()
-        },
-        Request {
-            concurrency: Some(0),
-            ..Request::default()
-        },
-        Request {
-            utilization: Some(1.0),
-            ..Request::default()
-        },
-        Request {
-            utilization: Some(f64::NAN),
-            ..Request::default()
-        },
-        Request {
-            kv_element_bytes: Some(4),
-            ..Request::default()
-        },
-        Request {
-            pipeline_parallel: Some(41),
-            ..Request::default()
-        },
-    ] {
-        let unfit = refused(request.clone());
-        assert!(
-            matches!(unfit, Unfit::InvalidOverride { .. }),
-            "{request:?}: {unfit}"
-        );
-    }
+    let invalid = |edit: fn(&mut Request)| {
+        let unfit = refused(asking(edit));
+        assert!(matches!(unfit, Unfit::InvalidOverride { .. }), "{unfit}");
+    };
+    invalid(|r| r.gpus_per_node = Some(5));
+    invalid(|r| r.gpus_per_node = Some(0));
+    invalid(|r| r.context = Some(0));
+    invalid(|r| r.concurrency = Some(0));
+    invalid(|r| r.utilization = Some(1.0));
+    invalid(|r| r.utilization = Some(f64::NAN));
+    invalid(|r| r.kv_element_bytes = Some(4));
+    invalid(|r| r.pipeline_parallel = Some(41));
     let contradictory = Request {
         nodes: Some(2),
         gpus_per_node: Some(2),

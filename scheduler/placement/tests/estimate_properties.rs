@@ -187,7 +187,7 @@ proptest! {
         model in models(), gpus in cards(), request in requests(), more in 1u32..200_000,
     ) {
         let context = request.context.unwrap_or(1);
-        let short = Request { context: Some(context), ..request.clone() };
+        let short = Request { context: Some(context), ..request };
         let long = Request { context: Some(context + more), ..request };
         if let Ok(after) = estimate(&model, &gpus, &long) {
             let before = estimate(&model, &gpus, &short);
