@@ -27,7 +27,9 @@ impl Environment {
         Self {
             arguments: std::env::args_os().collect(),
             variables: std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                })
                 .collect(),
             stdin_is_terminal: std::io::stdin().is_terminal(),
             stdout_is_terminal: std::io::stdout().is_terminal(),
@@ -38,12 +40,17 @@ impl Environment {
     /// Value of variable `name`, absent when unset or empty.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.variables
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 
     /// The user's home directory.
     #[must_use]
     pub fn home(&self) -> Option<PathBuf> {
-        self.variable("HOME").or_else(|| self.variable("USERPROFILE")).map(PathBuf::from)
+        self.variable("HOME")
+            .or_else(|| self.variable("USERPROFILE"))
+            .map(PathBuf::from)
     }
 }

@@ -66,20 +66,32 @@ impl Failure {
     /// MESSAGE as it is, exit 1. May hold several lines.
     #[must_use]
     pub fn verbatim(message: impl fmt::Display) -> Self {
-        Self { lines: vec![escape::multiline(&message.to_string())], exit: Exit::Failure }
+        Self {
+            lines: vec![escape::multiline(&message.to_string())],
+            exit: Exit::Failure,
+        }
     }
 
     /// Several lines, each printed as it is; exit 1.
     #[must_use]
     pub fn many(lines: impl IntoIterator<Item = String>) -> Self {
-        let lines = lines.into_iter().map(|line| escape::multiline(&line)).collect();
-        Self { lines, exit: Exit::Failure }
+        let lines = lines
+            .into_iter()
+            .map(|line| escape::multiline(&line))
+            .collect();
+        Self {
+            lines,
+            exit: Exit::Failure,
+        }
     }
 
     /// No text at all; for answers that were already printed.
     #[must_use]
     pub const fn silent(exit: Exit) -> Self {
-        Self { lines: Vec::new(), exit }
+        Self {
+            lines: Vec::new(),
+            exit,
+        }
     }
 
     /// The reader of stdout went away.
@@ -128,7 +140,11 @@ pub fn from_status(status: &Status, fallback: &str) -> Failure {
     if status.code == 401 || status.reason == "Unauthorized" {
         return Failure::error("You must be logged in to the server (Unauthorized)");
     }
-    if let Some(details) = status.details.as_ref().filter(|_| status.reason == "Invalid") {
+    if let Some(details) = status
+        .details
+        .as_ref()
+        .filter(|_| status.reason == "Invalid")
+    {
         return invalid(details, &status.message);
     }
     if status.reason.is_empty() || status.reason == "Failed to parse error data" {
@@ -138,7 +154,10 @@ pub fn from_status(status: &Status, fallback: &str) -> Failure {
              succeeding ({fallback})"
         ));
     }
-    Failure::verbatim(format!("Error from server ({}): {}", status.reason, status.message))
+    Failure::verbatim(format!(
+        "Error from server ({}): {}",
+        status.reason, status.message
+    ))
 }
 
 fn invalid(details: &kube::core::response::StatusDetails, message: &str) -> Failure {
@@ -157,15 +176,21 @@ fn invalid(details: &kube::core::response::StatusDetails, message: &str) -> Fail
     match causes.as_slice() {
         [] => Failure::verbatim(format!("Error from server (Invalid): {message}")),
         [only] => Failure::verbatim(format!("{head}{only}")),
-        several => {
-            Failure::many(std::iter::once(head).chain(several.iter().map(|text| format!("* {text}"))))
-        }
+        several => Failure::many(
+            std::iter::once(head).chain(several.iter().map(|text| format!("* {text}"))),
+        ),
     }
 }
 
 /// First line of a body, cut to 200 characters: proxies answer with pages of HTML.
 fn first_line(body: &str) -> String {
-    body.trim().lines().next().unwrap_or_default().chars().take(200).collect()
+    body.trim()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(200)
+        .collect()
 }
 
 #[cfg(test)]
@@ -181,8 +206,16 @@ mod tests {
 
     #[test]
     fn reasons_are_shown_as_kubectl_shows_them() {
-        let failure = from_status(&status(json!({"reason": "NotFound", "message": "workspaces \"a\" not found", "code": 404})), "");
-        assert_eq!(failure.lines(), ["Error from server (NotFound): workspaces \"a\" not found"]);
+        let failure = from_status(
+            &status(
+                json!({"reason": "NotFound", "message": "workspaces \"a\" not found", "code": 404}),
+            ),
+            "",
+        );
+        assert_eq!(
+            failure.lines(),
+            ["Error from server (NotFound): workspaces \"a\" not found"]
+        );
         assert_eq!(failure.exit, Exit::Failure);
     }
 

@@ -12,9 +12,11 @@ pub mod commands;
 pub mod environment;
 pub mod error;
 pub mod logs;
+pub mod manifest;
 pub mod output;
 pub mod readiness;
 pub mod view;
+pub mod waiting;
 
 use std::sync::Arc;
 
@@ -90,9 +92,10 @@ async fn termination() -> &'static str {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        if let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        {
+        if let (Ok(mut interrupt), Ok(mut terminate)) = (
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::terminate()),
+        ) {
             return tokio::select! {
                 _ = interrupt.recv() => "interrupted",
                 _ = terminate.recv() => "terminated",

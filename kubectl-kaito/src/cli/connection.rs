@@ -35,7 +35,12 @@ pub struct ConnectionFlags {
     #[arg(long = "as-group", global = true, hide = true, value_name = "GROUP")]
     pub impersonate_groups: Vec<String>,
     /// User extra to impersonate for the operation, KEY=VALUE; may be repeated
-    #[arg(long = "as-user-extra", global = true, hide = true, value_name = "KEY=VALUE")]
+    #[arg(
+        long = "as-user-extra",
+        global = true,
+        hide = true,
+        value_name = "KEY=VALUE"
+    )]
     pub impersonate_user_extra: Vec<String>,
     /// Username for basic authentication to the API server
     #[arg(long, global = true, hide = true, value_name = "NAME")]
@@ -75,7 +80,14 @@ pub struct ConnectionFlags {
     #[arg(long, global = true, hide = true)]
     pub disable_compression: bool,
     /// Log level: 6 shows each request, 7 also headers; secrets are masked
-    #[arg(short, long = "v", global = true, hide = true, value_name = "LEVEL", default_value_t = 0)]
+    #[arg(
+        short,
+        long = "v",
+        global = true,
+        hide = true,
+        value_name = "LEVEL",
+        default_value_t = 0
+    )]
     pub verbosity: u8,
     /// Treat warnings received from the server as errors and exit with a non-zero exit code
     #[arg(long, global = true, hide = true)]

@@ -54,14 +54,18 @@ pub fn parse(text: &str) -> Result<GoDuration, String> {
     }
     let mut total = 0_f64;
     while !rest.is_empty() {
-        let number_length = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number_length = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
         let (number, after) = rest.split_at(number_length);
         let number: f64 = if number.starts_with("..") || number == "." || number.is_empty() {
             return Err(invalid());
         } else {
             number.parse().map_err(|_| invalid())?
         };
-        let unit_length = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let unit_length = after
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(after.len());
         let (unit, after) = after.split_at(unit_length);
         total += number * seconds_per(unit, text)?;
         rest = after;
@@ -71,7 +75,11 @@ pub fn parse(text: &str) -> Result<GoDuration, String> {
     if duration.as_nanos() > i64::MAX.unsigned_abs().into() {
         return Err(invalid());
     }
-    if negative && !duration.is_zero() { Ok(GoDuration::Negative) } else { Ok(GoDuration::Positive(duration)) }
+    if negative && !duration.is_zero() {
+        Ok(GoDuration::Negative)
+    } else {
+        Ok(GoDuration::Positive(duration))
+    }
 }
 
 /// Reads `--request-timeout`: a Go duration or a bare number of seconds; zero means none.
@@ -80,7 +88,10 @@ pub fn parse(text: &str) -> Result<GoDuration, String> {
 /// kubectl's text for a bad value.
 pub fn parse_request_timeout(text: &str) -> Result<Option<Duration>, String> {
     if let Ok(seconds) = text.parse::<i64>() {
-        return Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs));
+        return Ok(u64::try_from(seconds)
+            .ok()
+            .filter(|seconds| *seconds > 0)
+            .map(Duration::from_secs));
     }
     parse(text).map(GoDuration::limit).map_err(|_| {
         "Invalid timeout value. Timeout must be a single integer in seconds, or an integer followed by a \
@@ -111,11 +122,24 @@ mod tests {
     #[test]
     fn go_durations_are_read_as_go_reads_them() {
         let table = [
-            ("0", 0), ("5s", 5_000), ("1h30m", 5_400_000), ("1.5h", 5_400_000), ("250ms", 250), ("+2m", 120_000),
-            (".5s", 500), ("1.s", 1_000), ("1m0.5s", 60_500), ("-0", 0), ("-0s", 0),
+            ("0", 0),
+            ("5s", 5_000),
+            ("1h30m", 5_400_000),
+            ("1.5h", 5_400_000),
+            ("250ms", 250),
+            ("+2m", 120_000),
+            (".5s", 500),
+            ("1.s", 1_000),
+            ("1m0.5s", 60_500),
+            ("-0", 0),
+            ("-0s", 0),
         ];
         for (text, milliseconds) in table {
-            assert_eq!(parse(text), Ok(GoDuration::Positive(Duration::from_millis(milliseconds))), "{text}");
+            assert_eq!(
+                parse(text),
+                Ok(GoDuration::Positive(Duration::from_millis(milliseconds))),
+                "{text}"
+            );
         }
         assert_eq!(parse("-1s"), Ok(GoDuration::Negative));
     }
@@ -142,8 +166,15 @@ mod tests {
     #[test]
     fn only_the_request_timeout_takes_bare_seconds() {
         assert_eq!(parse_request_timeout("5"), Ok(Some(Duration::from_secs(5))));
-        assert_eq!(parse_request_timeout("5m"), Ok(Some(Duration::from_secs(300))));
+        assert_eq!(
+            parse_request_timeout("5m"),
+            Ok(Some(Duration::from_secs(300)))
+        );
         assert_eq!(parse_request_timeout("0"), Ok(None));
-        assert!(parse_request_timeout("abc").unwrap_err().starts_with("Invalid timeout value."));
+        assert!(
+            parse_request_timeout("abc")
+                .unwrap_err()
+                .starts_with("Invalid timeout value.")
+        );
     }
 }

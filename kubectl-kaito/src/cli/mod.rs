@@ -4,6 +4,7 @@
 
 pub mod boolean;
 pub mod connection;
+pub mod dry_run;
 pub mod duration;
 pub mod usage;
 
@@ -45,8 +46,9 @@ pub struct Cli {
 /// Flags about the program's own behaviour; every command takes them.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GlobalFlags {
-    /// Colour in the output
-    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    /// Colour in the output: auto, always or never
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN",
+          hide_possible_values = true)]
     pub color: ColorChoice,
 }
 
@@ -85,9 +87,13 @@ pub fn parse(environment: &Environment) -> Parsed {
 #[must_use]
 pub fn command(program: &str) -> clap::Command {
     let command = with_kubectl_habits(Cli::command()).bin_name(program.to_owned());
-    if program == "kubectl kaito" { command } else { command.after_help(format!(
-        "Use \"{program} options\" for the connection flags that every command takes."
-    )) }
+    if program == "kubectl kaito" {
+        command
+    } else {
+        command.after_help(format!(
+            "Use \"{program} options\" for the connection flags that every command takes."
+        ))
+    }
 }
 
 /// Switches take `--flag=false`; the last occurrence wins.
@@ -99,6 +105,7 @@ fn with_kubectl_habits(command: clap::Command) -> clap::Command {
                 .action(ArgAction::Set)
                 .num_args(0..=1)
                 .require_equals(true)
+                .value_name("BOOL")
                 .default_value("false")
                 .default_missing_value("true")
                 .hide_default_value(true)
@@ -127,7 +134,10 @@ fn normalized(arguments: &[OsString]) -> Vec<OsString> {
     arguments
         .iter()
         .map(|argument| {
-            let Some(text) = argument.to_str().filter(|text| !flags_ended && text.starts_with("--")) else {
+            let Some(text) = argument
+                .to_str()
+                .filter(|text| !flags_ended && text.starts_with("--"))
+            else {
                 return argument.clone();
             };
             flags_ended = text == "--";
@@ -146,7 +156,10 @@ mod tests {
 
     fn parsed(words: &[&str]) -> Parsed {
         let arguments = words.iter().map(Into::into).collect();
-        parse(&Environment { arguments, ..Environment::default() })
+        parse(&Environment {
+            arguments,
+            ..Environment::default()
+        })
     }
 
     fn cli(words: &[&str]) -> Cli {
@@ -163,15 +176,24 @@ mod tests {
 
     #[test]
     fn usage_says_kubectl_kaito_when_called_as_a_plugin() {
-        assert_eq!(program_name(Some(&"/x/kubectl-kaito".into())), "kubectl kaito");
+        assert_eq!(
+            program_name(Some(&"/x/kubectl-kaito".into())),
+            "kubectl kaito"
+        );
         assert_eq!(program_name(Some(&"kaito".into())), "kaito");
     }
 
     #[test]
     fn underscores_in_flag_names_are_dashes_but_values_are_left_alone() {
         let words: Vec<std::ffi::OsString> =
-            ["a_b", "--all_namespaces", "--x_y=c_d", "--", "--k_l"].iter().map(Into::into).collect();
-        assert_eq!(normalized(&words), ["a_b", "--all-namespaces", "--x-y=c_d", "--", "--k_l"]);
+            ["a_b", "--all_namespaces", "--x_y=c_d", "--", "--k_l"]
+                .iter()
+                .map(Into::into)
+                .collect();
+        assert_eq!(
+            normalized(&words),
+            ["a_b", "--all-namespaces", "--x-y=c_d", "--", "--k_l"]
+        );
     }
 
     #[test]
@@ -185,13 +207,39 @@ mod tests {
                 "apply" => &["-f", "x"],
                 _ => &[],
             };
-            let words = [&["kubectl-kaito", name][..], required, &[
-                "--kubeconfig=k", "--cache-dir=c", "--client-certificate=c", "--client-key=k", "--token=t",
-                "--as=u", "--as-uid=1", "--as-group=g", "--as-group=h", "--as-user-extra=a=b", "--username=u",
-                "--password=p", "--cluster=c", "--user=u", "-n", "ns", "--context=c", "-s", "host:1",
-                "--tls-server-name=t", "--insecure-skip-tls-verify", "--certificate-authority=ca",
-                "--request-timeout=5", "--disable-compression", "-v6", "--warnings-as-errors",
-            ]].concat();
+            let words = [
+                &["kubectl-kaito", name][..],
+                required,
+                &[
+                    "--kubeconfig=k",
+                    "--cache-dir=c",
+                    "--client-certificate=c",
+                    "--client-key=k",
+                    "--token=t",
+                    "--as=u",
+                    "--as-uid=1",
+                    "--as-group=g",
+                    "--as-group=h",
+                    "--as-user-extra=a=b",
+                    "--username=u",
+                    "--password=p",
+                    "--cluster=c",
+                    "--user=u",
+                    "-n",
+                    "ns",
+                    "--context=c",
+                    "-s",
+                    "host:1",
+                    "--tls-server-name=t",
+                    "--insecure-skip-tls-verify",
+                    "--certificate-authority=ca",
+                    "--request-timeout=5",
+                    "--disable-compression",
+                    "-v6",
+                    "--warnings-as-errors",
+                ],
+            ]
+            .concat();
             let flags = cli(&words).connection;
             assert_eq!(flags.namespace.as_deref(), Some("ns"), "{name}");
             assert_eq!(flags.impersonate_groups, ["g", "h"], "{name}");
@@ -202,7 +250,19 @@ mod tests {
 
     #[test]
     fn the_last_occurrence_wins_and_short_flags_cluster() {
-        assert_eq!(cli(&["kubectl-kaito", "get", "-n", "a", "-nb"]).connection.namespace.as_deref(), Some("b"));
-        assert_eq!(cli(&["kubectl-kaito", "get", "-Awn=c"]).connection.namespace.as_deref(), Some("c"));
+        assert_eq!(
+            cli(&["kubectl-kaito", "get", "-n", "a", "-nb"])
+                .connection
+                .namespace
+                .as_deref(),
+            Some("b")
+        );
+        assert_eq!(
+            cli(&["kubectl-kaito", "get", "-Awn=c"])
+                .connection
+                .namespace
+                .as_deref(),
+            Some("c")
+        );
     }
 }

@@ -8,28 +8,49 @@ use crate::error::Failure;
 
 /// Translates a parser error. `arguments` begin with the program's path.
 #[must_use]
-pub fn failure(error: &clap::Error, root: &clap::Command, arguments: &[OsString], program: &str) -> Failure {
+pub fn failure(
+    error: &clap::Error,
+    root: &clap::Command,
+    arguments: &[OsString],
+    program: &str,
+) -> Failure {
     let subcommand = arguments
         .iter()
         .skip(1)
         .filter_map(|argument| argument.to_str())
         .find_map(|word| root.find_subcommand(word));
-    let path = subcommand.map_or_else(|| program.to_owned(), |found| format!("{program} {}", found.get_name()));
+    let path = subcommand.map_or_else(
+        || program.to_owned(),
+        |found| format!("{program} {}", found.get_name()),
+    );
     let command = subcommand.unwrap_or(root);
     let argument = text(error, ContextKind::InvalidArg).unwrap_or_default();
     let see = format!("See '{path} --help' for usage.");
     match error.kind() {
         ErrorKind::UnknownArgument if argument.starts_with("--") => {
             let name = argument.split('=').next().unwrap_or_default();
-            with_suggestion(Failure::verbatim(format!("Error: unknown flag: {name}")), error).with_hint(see)
+            with_suggestion(
+                Failure::verbatim(format!("Error: unknown flag: {name}")),
+                error,
+            )
+            .with_hint(see)
         }
         ErrorKind::UnknownArgument if argument.starts_with('-') => {
-            let short = argument.trim_start_matches('-').chars().next().unwrap_or('-');
-            Failure::verbatim(format!("Error: unknown shorthand flag: {short:?} in {argument}")).with_hint(see)
+            let short = argument
+                .trim_start_matches('-')
+                .chars()
+                .next()
+                .unwrap_or('-');
+            Failure::verbatim(format!(
+                "Error: unknown shorthand flag: {short:?} in {argument}"
+            ))
+            .with_hint(see)
         }
         ErrorKind::UnknownArgument => stray(&argument, arguments, command, &path),
         ErrorKind::InvalidSubcommand => unknown_command(error, program),
-        ErrorKind::InvalidValue | ErrorKind::ValueValidation => bad_value(error, command, &argument).with_hint(see),
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            bad_value(error, command, &argument).with_hint(see)
+        }
         ErrorKind::MissingSubcommand => Failure::error("a command is required").with_hint(see),
         _ => {
             let message = described(error, &argument);
@@ -83,7 +104,9 @@ fn unknown_command(error: &clap::Error, program: &str) -> Failure {
     let failure = if near.is_empty() {
         failure
     } else {
-        failure.with_hint("\nDid you mean this?").with_hint(format!("\t{}\n", near.join("\n\t")))
+        failure
+            .with_hint("\nDid you mean this?")
+            .with_hint(format!("\t{}\n", near.join("\n\t")))
     };
     failure.with_hint(format!("See '{program} --help' for usage."))
 }
@@ -103,7 +126,13 @@ fn bad_value(error: &clap::Error, command: &clap::Command, argument: &str) -> Fa
         _ => String::new(),
     };
     let reason = std::error::Error::source(error).map_or_else(
-        || if allowed.is_empty() { "invalid value".to_owned() } else { format!("must be one of: {allowed}") },
+        || {
+            if allowed.is_empty() {
+                "invalid value".to_owned()
+            } else {
+                format!("must be one of: {allowed}")
+            }
+        },
         ToString::to_string,
     );
     if value.is_empty() && (!allowed.is_empty() || std::error::Error::source(error).is_none()) {
@@ -112,12 +141,17 @@ fn bad_value(error: &clap::Error, command: &clap::Command, argument: &str) -> Fa
     if reason.starts_with("Invalid timeout value.") {
         return Failure::error(reason);
     }
-    Failure::verbatim(format!("Error: invalid argument {value:?} for {name:?} flag: {reason}"))
+    Failure::verbatim(format!(
+        "Error: invalid argument {value:?} for {name:?} flag: {reason}"
+    ))
 }
 
 fn with_suggestion(failure: Failure, error: &clap::Error) -> Failure {
     match text(error, ContextKind::SuggestedArg) {
-        Some(near) => failure.with_hint(format!("Did you mean {}?", near.split(['=', ' ']).next().unwrap_or(&near))),
+        Some(near) => failure.with_hint(format!(
+            "Did you mean {}?",
+            near.split(['=', ' ']).next().unwrap_or(&near)
+        )),
         None => failure,
     }
 }
@@ -125,15 +159,24 @@ fn with_suggestion(failure: Failure, error: &clap::Error) -> Failure {
 /// Long form, dashes included, of a flag given as `--long`, `-s` or a cluster of short flags.
 fn flag_of(command: &clap::Command, typed: &str) -> Option<String> {
     if let Some(long) = typed.strip_prefix("--") {
-        return command.get_arguments().find(|a| a.get_long() == Some(long)).map(|_| typed.to_owned());
+        return command
+            .get_arguments()
+            .find(|a| a.get_long() == Some(long))
+            .map(|_| typed.to_owned());
     }
     let short = typed.strip_prefix('-')?.chars().last()?;
-    let long = command.get_arguments().find(|a| a.get_short() == Some(short))?.get_long()?;
+    let long = command
+        .get_arguments()
+        .find(|a| a.get_short() == Some(short))?
+        .get_long()?;
     Some(format!("--{long}"))
 }
 
 fn short_of(command: &clap::Command, long: &str) -> Option<char> {
-    command.get_arguments().find(|a| a.get_long() == long.strip_prefix("--"))?.get_short()
+    command
+        .get_arguments()
+        .find(|a| a.get_long() == long.strip_prefix("--"))?
+        .get_short()
 }
 
 fn text(error: &clap::Error, kind: ContextKind) -> Option<String> {

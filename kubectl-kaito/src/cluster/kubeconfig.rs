@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use http::{HeaderName, HeaderValue, Uri};
 use kube::Config;
 use kube::config::{
-    AuthInfo, Cluster, Context, ExecInteractiveMode, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster,
-    NamedContext,
+    AuthInfo, Cluster, Context, ExecInteractiveMode, KubeConfigOptions, Kubeconfig, NamedAuthInfo,
+    NamedCluster, NamedContext,
 };
 
 use super::proxy;
@@ -31,28 +31,49 @@ pub struct Target {
 ///
 /// # Errors
 /// Whatever kubectl would refuse, in its words; without any configuration, the list of files that were tried.
-pub async fn resolve(flags: &ConnectionFlags, environment: &Environment) -> Result<Target, Failure> {
+pub async fn resolve(
+    flags: &ConnectionFlags,
+    environment: &Environment,
+) -> Result<Target, Failure> {
     let paths = paths(flags, environment);
-    let merged = load(&paths, flags.kubeconfig.as_deref().filter(|path| !path.is_empty()))?;
+    let merged = load(
+        &paths,
+        flags.kubeconfig.as_deref().filter(|path| !path.is_empty()),
+    )?;
     let mut selection = select(&merged, flags)?;
     overlay_cluster(&mut selection.cluster, flags)?;
     overlay_user(&mut selection.user, flags);
     check_user(&selection.user, &selection.user_name)?;
     let explicit = given(flags.namespace.as_ref());
-    let (mut config, namespace) = if selection.cluster.server.as_deref().unwrap_or_default().is_empty() {
+    let (mut config, namespace) = if selection
+        .cluster
+        .server
+        .as_deref()
+        .unwrap_or_default()
+        .is_empty()
+    {
         if !selection.cluster_name.is_empty() {
             return Err(no_server(&selection.cluster_name));
         }
         in_cluster(selection.user, environment).ok_or_else(|| no_configuration(&paths))?
     } else {
         let namespace = selection.namespace.clone();
-        (from_selection(selection, flags, environment).await?, namespace)
+        (
+            from_selection(selection, flags, environment).await?,
+            namespace,
+        )
     };
     finish(&mut config);
     let namespace_is_explicit = explicit.is_some();
-    let namespace = explicit.or(namespace.filter(|name| !name.is_empty())).unwrap_or_else(|| "default".to_owned());
+    let namespace = explicit
+        .or(namespace.filter(|name| !name.is_empty()))
+        .unwrap_or_else(|| "default".to_owned());
     config.default_namespace.clone_from(&namespace);
-    Ok(Target { config, namespace, namespace_is_explicit })
+    Ok(Target {
+        config,
+        namespace,
+        namespace_is_explicit,
+    })
 }
 
 fn given(flag: Option<&String>) -> Option<String> {
@@ -65,9 +86,15 @@ fn paths(flags: &ConnectionFlags, environment: &Environment) -> Vec<PathBuf> {
         return vec![path.into()];
     }
     if let Some(list) = environment.variable("KUBECONFIG") {
-        return std::env::split_paths(list).filter(|path| !path.as_os_str().is_empty()).collect();
+        return std::env::split_paths(list)
+            .filter(|path| !path.as_os_str().is_empty())
+            .collect();
     }
-    environment.home().map(|home| home.join(".kube").join("config")).into_iter().collect()
+    environment
+        .home()
+        .map(|home| home.join(".kube").join("config"))
+        .into_iter()
+        .collect()
 }
 
 /// Reads and merges the files. Missing ones are skipped unless `explicit`: that one must be there.
@@ -78,7 +105,11 @@ fn load(paths: &[PathBuf], explicit: Option<&str>) -> Result<Kubeconfig, Failure
             Ok(content) if content.trim_ascii().is_empty() => continue,
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => match explicit {
-                Some(path) => return Err(Failure::error(format!("stat {path}: no such file or directory"))),
+                Some(path) => {
+                    return Err(Failure::error(format!(
+                        "stat {path}: no such file or directory"
+                    )));
+                }
                 None => continue,
             },
             Err(error) => return Err(broken(path, &error)),
@@ -100,7 +131,10 @@ fn broken(path: &Path, error: &dyn std::error::Error) -> Failure {
         }
         source = inner.source();
     }
-    Failure::error(format!("error loading config file {:?}: {text}", path.display().to_string()))
+    Failure::error(format!(
+        "error loading config file {:?}: {text}",
+        path.display().to_string()
+    ))
 }
 
 /// The entries that a context or the flags point to.
@@ -129,18 +163,32 @@ fn select(merged: &Kubeconfig, flags: &ConnectionFlags) -> Result<Selection, Fai
             })?,
     };
     let cluster_name = given(flags.cluster.as_ref()).unwrap_or(context.cluster);
-    let cluster = merged.clusters.iter().find(|entry| entry.name == cluster_name);
+    let cluster = merged
+        .clusters
+        .iter()
+        .find(|entry| entry.name == cluster_name);
     if cluster.is_none() && !cluster_name.is_empty() && given(flags.server.as_ref()).is_none() {
         return Err(no_server(&cluster_name));
     }
-    let user_name = given(flags.user.as_ref()).or(context.user).unwrap_or_default();
-    let user = merged.auth_infos.iter().find(|entry| entry.name == user_name);
+    let user_name = given(flags.user.as_ref())
+        .or(context.user)
+        .unwrap_or_default();
+    let user = merged
+        .auth_infos
+        .iter()
+        .find(|entry| entry.name == user_name);
     if user.is_none() && given(flags.user.as_ref()).is_some() {
-        return Err(Failure::error(format!("auth info {user_name:?} does not exist")));
+        return Err(Failure::error(format!(
+            "auth info {user_name:?} does not exist"
+        )));
     }
     Ok(Selection {
-        cluster: cluster.and_then(|entry| entry.cluster.clone()).unwrap_or_default(),
-        user: user.and_then(|entry| entry.auth_info.clone()).unwrap_or_default(),
+        cluster: cluster
+            .and_then(|entry| entry.cluster.clone())
+            .unwrap_or_default(),
+        user: user
+            .and_then(|entry| entry.auth_info.clone())
+            .unwrap_or_default(),
         cluster_name,
         user_name,
         namespace: context.namespace,
@@ -172,9 +220,12 @@ fn overlay_cluster(cluster: &mut Cluster, flags: &ConnectionFlags) -> Result<(),
         cluster.certificate_authority = Some(path);
         cluster.certificate_authority_data = None;
     }
-    let has_authority = [&cluster.certificate_authority, &cluster.certificate_authority_data]
-        .into_iter()
-        .any(|value| value.as_deref().is_some_and(|text| !text.is_empty()));
+    let has_authority = [
+        &cluster.certificate_authority,
+        &cluster.certificate_authority_data,
+    ]
+    .into_iter()
+    .any(|value| value.as_deref().is_some_and(|text| !text.is_empty()));
     if cluster.insecure_skip_tls_verify == Some(true) && has_authority {
         return Err(insecure_with_authority());
     }
@@ -224,10 +275,15 @@ fn overlay_impersonation(user: &mut AuthInfo, flags: &ConnectionFlags) {
     if !flags.impersonate_groups.is_empty() {
         user.impersonate_groups = Some(flags.impersonate_groups.clone());
     }
-    let extra = flags.impersonate_user_extra.iter().filter_map(|entry| entry.split_once('='));
+    let extra = flags
+        .impersonate_user_extra
+        .iter()
+        .filter_map(|entry| entry.split_once('='));
     for (key, value) in extra {
         let all = user.impersonate_user_extra.get_or_insert_default();
-        all.entry(key.to_owned()).or_default().push(value.to_owned());
+        all.entry(key.to_owned())
+            .or_default()
+            .push(value.to_owned());
     }
 }
 
@@ -246,8 +302,14 @@ fn check_user(user: &AuthInfo, name: &str) -> Result<(), Failure> {
         )));
     }
     let impersonates_more = filled(&user.impersonate_uid)
-        || user.impersonate_groups.as_ref().is_some_and(|groups| !groups.is_empty())
-        || user.impersonate_user_extra.as_ref().is_some_and(|extra| !extra.is_empty());
+        || user
+            .impersonate_groups
+            .as_ref()
+            .is_some_and(|groups| !groups.is_empty())
+        || user
+            .impersonate_user_extra
+            .as_ref()
+            .is_some_and(|extra| !extra.is_empty());
     if impersonates_more && !filled(&user.impersonate) {
         return Err(Failure::error(format!(
             "requesting uid, groups or user-extra for {name} without impersonating a user"
@@ -271,11 +333,27 @@ async fn from_selection(
     selection.cluster.server = Some(url.to_string());
     selection.cluster.proxy_url = None;
     let name = "selected".to_owned();
-    let context = Context { cluster: name.clone(), user: Some(name.clone()), ..Context::default() };
+    let context = Context {
+        cluster: name.clone(),
+        user: Some(name.clone()),
+        ..Context::default()
+    };
     let synthetic = Kubeconfig {
-        clusters: vec![NamedCluster { name: name.clone(), cluster: Some(selection.cluster), ..NamedCluster::default() }],
-        auth_infos: vec![NamedAuthInfo { name: name.clone(), auth_info: Some(selection.user), ..NamedAuthInfo::default() }],
-        contexts: vec![NamedContext { name: name.clone(), context: Some(context), ..NamedContext::default() }],
+        clusters: vec![NamedCluster {
+            name: name.clone(),
+            cluster: Some(selection.cluster),
+            ..NamedCluster::default()
+        }],
+        auth_infos: vec![NamedAuthInfo {
+            name: name.clone(),
+            auth_info: Some(selection.user),
+            ..NamedAuthInfo::default()
+        }],
+        contexts: vec![NamedContext {
+            name: name.clone(),
+            context: Some(context),
+            ..NamedContext::default()
+        }],
         current_context: Some(name),
         ..Kubeconfig::default()
     };
@@ -283,7 +361,10 @@ async fn from_selection(
         .await
         .map_err(|error| Failure::error(format!("invalid configuration: {error}")))?;
     config.proxy_url = match proxy {
-        Some(url) => Some(url.parse().map_err(|_| Failure::error(format!("invalid proxy URL {url:?}")))?),
+        Some(url) => Some(
+            url.parse()
+                .map_err(|_| Failure::error(format!("invalid proxy URL {url:?}")))?,
+        ),
         None => None,
     };
     Ok(config)
@@ -292,7 +373,11 @@ async fn from_selection(
 /// The server's URL, with the scheme that kubectl adds when there is none.
 fn server_url(selection: &Selection, flags: &ConnectionFlags) -> Result<Uri, Failure> {
     let server = selection.cluster.server.clone().unwrap_or_default();
-    let bad = || Failure::error(format!("host must be a URL or a host:port pair: {server:?}"));
+    let bad = || {
+        Failure::error(format!(
+            "host must be a URL or a host:port pair: {server:?}"
+        ))
+    };
     let url = if server.contains("://") {
         server.clone()
     } else {
@@ -308,7 +393,11 @@ fn server_url(selection: &Selection, flags: &ConnectionFlags) -> Result<Uri, Fai
     };
     let parsed: Uri = url.parse().map_err(|_| bad())?;
     let known = matches!(parsed.scheme_str(), Some("http" | "https"));
-    if known && parsed.host().is_some_and(|host| !host.is_empty()) { Ok(parsed) } else { Err(bad()) }
+    if known && parsed.host().is_some_and(|host| !host.is_empty()) {
+        Ok(parsed)
+    } else {
+        Err(bad())
+    }
 }
 
 /// Nothing secret goes over a connection without TLS; impersonation is no secret and stays.
@@ -335,7 +424,11 @@ fn read_token_file(user: &mut AuthInfo) -> Result<(), Failure> {
 
 /// An exec plugin must not read a stdin that is not a terminal: a manifest may be coming from there.
 fn tame_exec_plugin(user: &mut AuthInfo, environment: &Environment) -> Result<(), Failure> {
-    let Some(exec) = user.exec.as_mut().filter(|_| !environment.stdin_is_terminal) else {
+    let Some(exec) = user
+        .exec
+        .as_mut()
+        .filter(|_| !environment.stdin_is_terminal)
+    else {
         return Ok(());
     };
     if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
@@ -355,13 +448,23 @@ fn in_cluster(user: AuthInfo, environment: &Environment) -> Option<(Config, Opti
     config.auth_info.impersonate_uid = user.impersonate_uid;
     config.auth_info.impersonate_groups = user.impersonate_groups;
     config.auth_info.impersonate_user_extra = user.impersonate_user_extra;
-    let namespace = environment.variable("POD_NAMESPACE").unwrap_or(&config.default_namespace).to_owned();
+    let namespace = environment
+        .variable("POD_NAMESPACE")
+        .unwrap_or(&config.default_namespace)
+        .to_owned();
     Some((config, Some(namespace)))
 }
 
 fn no_configuration(paths: &[PathBuf]) -> Failure {
-    let tried: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-    let tried = if tried.is_empty() { "no file (HOME is not set)".to_owned() } else { tried.join(", ") };
+    let tried: Vec<String> = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let tried = if tried.is_empty() {
+        "no file (HOME is not set)".to_owned()
+    } else {
+        tried.join(", ")
+    };
     Failure::error("no configuration: no API server is named by a kubeconfig file, a flag or a pod's service account")
         .with_hint(format!("Tried: {tried}"))
         .with_hint("Set KUBECONFIG, or pass --kubeconfig or --server.")
@@ -379,6 +482,8 @@ fn finish(config: &mut Config) {
         std::env::consts::ARCH
     );
     if let Ok(agent) = HeaderValue::from_str(&agent) {
-        config.headers.push((HeaderName::from_static("user-agent"), agent));
+        config
+            .headers
+            .push((HeaderName::from_static("user-agent"), agent));
     }
 }

@@ -4,6 +4,7 @@
 //! way (warnings, retries, logging) by [`wire`]; what a failed one says by [`failures`].
 
 pub mod failures;
+pub mod kinds;
 pub mod kubeconfig;
 pub mod proxy;
 pub mod wire;
@@ -96,7 +97,9 @@ impl Cluster {
         what: &str,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, Failure> {
-        self.attempt(request).await.map_err(|error| self.explain(error, what))
+        self.attempt(request)
+            .await
+            .map_err(|error| self.explain(error, what))
     }
 
     /// As [`Self::call`], but a missing object is `None`.
@@ -195,6 +198,8 @@ pub fn warnings_as_errors(context: &Context, exit: Exit) -> Exit {
     }
     let plural = if count == 1 { "" } else { "s" };
     // The exit status says the same when stderr is closed.
-    let _ = context.printer.note(&format!("error: {count} warning{plural} received"));
+    let _ = context
+        .printer
+        .note(&format!("error: {count} warning{plural} received"));
     Exit::Failure
 }

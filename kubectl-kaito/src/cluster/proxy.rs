@@ -9,7 +9,11 @@ use crate::environment::Environment;
 
 /// The proxy's URL for a cluster at `cluster`; `configured` is the kubeconfig's `proxy-url`.
 #[must_use]
-pub fn resolve(cluster: &Uri, configured: Option<&str>, environment: &Environment) -> Option<String> {
+pub fn resolve(
+    cluster: &Uri,
+    configured: Option<&str>,
+    environment: &Environment,
+) -> Option<String> {
     if let Some(url) = configured.filter(|url| !url.is_empty()) {
         return Some(url.to_owned());
     }
@@ -17,18 +21,34 @@ pub fn resolve(cluster: &Uri, configured: Option<&str>, environment: &Environmen
         Some("https") => ["HTTPS_PROXY", "https_proxy"],
         _ => ["HTTP_PROXY", "http_proxy"],
     };
-    let proxy = names.into_iter().find_map(|name| environment.variable(name))?;
+    let proxy = names
+        .into_iter()
+        .find_map(|name| environment.variable(name))?;
     let host = cluster.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = cluster.port_u16();
-    let exempt = ["NO_PROXY", "no_proxy"].into_iter().find_map(|name| environment.variable(name)).unwrap_or_default();
-    if is_loopback(host) || exempt.split(',').any(|entry| matches(entry.trim(), host, port)) {
+    let exempt = ["NO_PROXY", "no_proxy"]
+        .into_iter()
+        .find_map(|name| environment.variable(name))
+        .unwrap_or_default();
+    if is_loopback(host)
+        || exempt
+            .split(',')
+            .any(|entry| matches(entry.trim(), host, port))
+    {
         return None;
     }
-    Some(if proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") })
+    Some(if proxy.contains("://") {
+        proxy.to_owned()
+    } else {
+        format!("http://{proxy}")
+    })
 }
 
 fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Whether an entry of `NO_PROXY` covers the host: `*`, a name (and its subdomains), `.domain`, an address, a range,
@@ -44,17 +64,29 @@ fn matches(entry: &str, host: &str, port: Option<u16>) -> bool {
         return in_network(host, network, length).unwrap_or(false);
     }
     let (name, entry_port) = match entry.rsplit_once(':') {
-        Some((name, digits)) if !name.contains(':') || name.ends_with(']') => (name, digits.parse().ok()),
+        Some((name, digits)) if !name.contains(':') || name.ends_with(']') => {
+            (name, digits.parse().ok())
+        }
         _ => (entry, None),
     };
     if entry_port.is_some() && entry_port != port {
         return false;
     }
-    let name = name.trim_matches(['[', ']']).trim_start_matches('*').to_ascii_lowercase();
+    let name = name
+        .trim_matches(['[', ']'])
+        .trim_start_matches('*')
+        .to_ascii_lowercase();
     let host = host.to_ascii_lowercase();
     match name.strip_prefix('.') {
-        Some(domain) => host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.')),
-        None => host == name || host.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.')),
+        Some(domain) => host
+            .strip_suffix(domain)
+            .is_some_and(|rest| rest.ends_with('.')),
+        None => {
+            host == name
+                || host
+                    .strip_suffix(name.as_str())
+                    .is_some_and(|rest| rest.ends_with('.'))
+        }
     }
 }
 
@@ -80,9 +112,19 @@ mod tests {
     use super::resolve;
     use crate::environment::Environment;
 
-    fn proxy(cluster: &str, configured: Option<&str>, variables: &[(&str, &str)]) -> Option<String> {
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let environment = Environment { variables, ..Environment::default() };
+    fn proxy(
+        cluster: &str,
+        configured: Option<&str>,
+        variables: &[(&str, &str)],
+    ) -> Option<String> {
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let environment = Environment {
+            variables,
+            ..Environment::default()
+        };
         resolve(&cluster.parse().unwrap(), configured, &environment)
     }
 
@@ -94,18 +136,62 @@ mod tests {
             ("https://a.b:6443", &[("https_proxy", "p:1")], true),
             ("https://a.b:6443", &[("HTTP_PROXY", "http://p:1")], false),
             ("http://a.b:80", &[("HTTP_PROXY", "http://p:1")], true),
-            ("https://127.0.0.1:6443", &[("HTTPS_PROXY", "http://p:1")], false),
-            ("https://localhost:6443", &[("HTTPS_PROXY", "http://p:1")], false),
-            ("https://a.b:6443", &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "*")], false),
-            ("https://a.b:6443", &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "x, b")], false),
-            ("https://a.b:6443", &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", ".b")], false),
-            ("https://a.b:6443", &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "a.b:1")], true),
-            ("https://10.1.2.3:6443", &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "10.0.0.0/8")], false),
-            ("https://11.1.2.3:6443", &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "10.0.0.0/8")], true),
+            (
+                "https://127.0.0.1:6443",
+                &[("HTTPS_PROXY", "http://p:1")],
+                false,
+            ),
+            (
+                "https://localhost:6443",
+                &[("HTTPS_PROXY", "http://p:1")],
+                false,
+            ),
+            (
+                "https://a.b:6443",
+                &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "*")],
+                false,
+            ),
+            (
+                "https://a.b:6443",
+                &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "x, b")],
+                false,
+            ),
+            (
+                "https://a.b:6443",
+                &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", ".b")],
+                false,
+            ),
+            (
+                "https://a.b:6443",
+                &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "a.b:1")],
+                true,
+            ),
+            (
+                "https://10.1.2.3:6443",
+                &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "10.0.0.0/8")],
+                false,
+            ),
+            (
+                "https://11.1.2.3:6443",
+                &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "10.0.0.0/8")],
+                true,
+            ),
         ];
         for (cluster, variables, expected) in table {
-            assert_eq!(proxy(cluster, None, variables), p.clone().filter(|_| expected), "{cluster} {variables:?}");
+            assert_eq!(
+                proxy(cluster, None, variables),
+                p.clone().filter(|_| expected),
+                "{cluster} {variables:?}"
+            );
         }
-        assert_eq!(proxy("https://127.0.0.1", Some("socks5://s:1"), &[("NO_PROXY", "*")]).as_deref(), Some("socks5://s:1"));
+        assert_eq!(
+            proxy(
+                "https://127.0.0.1",
+                Some("socks5://s:1"),
+                &[("NO_PROXY", "*")]
+            )
+            .as_deref(),
+            Some("socks5://s:1")
+        );
     }
 }

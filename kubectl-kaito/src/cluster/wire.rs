@@ -32,7 +32,10 @@ impl Warnings {
 
     /// Remembers a warning; false if it came before.
     fn is_new(&self, text: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned())
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(text.to_owned())
     }
 }
 
@@ -62,7 +65,9 @@ impl WireLayer {
             server,
             timeout: context.connection.request_timeout.0,
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 }
 
@@ -70,7 +75,10 @@ impl<S> Layer<S> for WireLayer {
     type Service = Wire<S>;
 
     fn layer(&self, inner: S) -> Wire<S> {
-        Wire { inner: Arc::new(tokio::sync::Mutex::new(inner)), shared: Arc::clone(&self.shared) }
+        Wire {
+            inner: Arc::new(tokio::sync::Mutex::new(inner)),
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
@@ -119,7 +127,10 @@ where
 impl Shared {
     /// Tells the server how long we will wait, as kubectl does.
     fn prepare(&self, mut request: Request<Body>) -> Request<Body> {
-        if let Some(uri) = self.timeout.and_then(|timeout| with_timeout(request.uri(), timeout)) {
+        if let Some(uri) = self
+            .timeout
+            .and_then(|timeout| with_timeout(request.uri(), timeout))
+        {
             *request.uri_mut() = uri;
         }
         request
@@ -134,7 +145,12 @@ impl Shared {
         S: Service<Request<Body>, Response = Response<B>, Error = BoxError> + Send,
     {
         let started = Instant::now();
-        let line = format!("{} {}{}", request.method(), self.server.trim_end_matches('/'), request.uri());
+        let line = format!(
+            "{} {}{}",
+            request.method(),
+            self.server.trim_end_matches('/'),
+            request.uri()
+        );
         if self.verbosity >= 7 {
             self.log_headers("Request Headers", request.headers());
         }
@@ -145,7 +161,10 @@ impl Shared {
                 Ok(response) => response.status().to_string(),
                 Err(error) => error.to_string(),
             };
-            self.log(&format!("{line} {outcome} in {} milliseconds", started.elapsed().as_millis()));
+            self.log(&format!(
+                "{line} {outcome} in {} milliseconds",
+                started.elapsed().as_millis()
+            ));
         }
         let response = result?;
         if self.verbosity >= 7 {
@@ -165,7 +184,10 @@ impl Shared {
 
     fn report_warnings(&self, headers: &HeaderMap) {
         for value in headers.get_all(http::header::WARNING) {
-            let Some(text) = String::from_utf8(value.as_bytes().to_vec()).ok().and_then(|v| warning_text(&v)) else {
+            let Some(text) = String::from_utf8(value.as_bytes().to_vec())
+                .ok()
+                .and_then(|v| warning_text(&v))
+            else {
                 continue;
             };
             if self.warnings.is_new(&text) {
@@ -217,7 +239,9 @@ fn pause_before_retry<B>(response: &Response<B>, attempt: u32) -> Option<Duratio
 
 fn with_timeout(uri: &Uri, timeout: Duration) -> Option<Uri> {
     let separator = if uri.query().is_some() { '&' } else { '?' };
-    format!("{uri}{separator}timeout={}s", timeout.as_secs().max(1)).parse().ok()
+    format!("{uri}{separator}timeout={}s", timeout.as_secs().max(1))
+        .parse()
+        .ok()
 }
 
 /// Text of a header value `299 - "text"`; other codes are not ours to show.
@@ -246,7 +270,10 @@ mod tests {
 
     #[test]
     fn warning_headers_are_unquoted() {
-        assert_eq!(warning_text(r#"299 - "say \"no\"" "date""#).as_deref(), Some(r#"say "no""#));
+        assert_eq!(
+            warning_text(r#"299 - "say \"no\"" "date""#).as_deref(),
+            Some(r#"say "no""#)
+        );
         assert_eq!(warning_text(r#"199 - "other""#), None);
         assert_eq!(warning_text(r#"299 - "open"#), None);
     }
@@ -262,9 +289,18 @@ mod tests {
             .body(())
             .unwrap()
         };
-        assert_eq!(pause_before_retry(&response(429, Some("3")), 1), Some(Duration::from_secs(3)));
-        assert_eq!(pause_before_retry(&response(429, None), 1), Some(Duration::from_secs(1)));
-        assert_eq!(pause_before_retry(&response(503, Some("2")), 1), Some(Duration::from_secs(2)));
+        assert_eq!(
+            pause_before_retry(&response(429, Some("3")), 1),
+            Some(Duration::from_secs(3))
+        );
+        assert_eq!(
+            pause_before_retry(&response(429, None), 1),
+            Some(Duration::from_secs(1))
+        );
+        assert_eq!(
+            pause_before_retry(&response(503, Some("2")), 1),
+            Some(Duration::from_secs(2))
+        );
         assert_eq!(pause_before_retry(&response(503, None), 1), None);
         assert_eq!(pause_before_retry(&response(200, Some("2")), 1), None);
         assert_eq!(pause_before_retry(&response(429, Some("3")), 10), None);
@@ -273,7 +309,11 @@ mod tests {
 
     #[test]
     fn the_time_limit_is_told_to_the_server() {
-        let with = |uri: &str| with_timeout(&uri.parse().unwrap(), Duration::from_secs(5)).unwrap().to_string();
+        let with = |uri: &str| {
+            with_timeout(&uri.parse().unwrap(), Duration::from_secs(5))
+                .unwrap()
+                .to_string()
+        };
         assert_eq!(with("/api/v1/pods"), "/api/v1/pods?timeout=5s");
         assert_eq!(with("/api?limit=1"), "/api?limit=1&timeout=5s");
     }

@@ -3,11 +3,17 @@
 //! A command gets its client from [`crate::cluster`], prints through the [`Context`]'s printer and returns an
 //! [`Exit`]; it never ends the process.
 
+pub mod apply;
+pub mod delete;
+pub mod get;
+pub mod install;
 pub mod logs;
 pub mod options;
 pub mod plan;
 pub mod status;
+pub mod uninstall;
 pub mod version;
+pub mod wait;
 pub mod why;
 
 use clap::Subcommand;
@@ -18,16 +24,29 @@ use crate::error::{Exit, Failure};
 /// What the user asked for.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Create or change Workspaces (and other objects) from files; checks them offline first
+    Apply(apply::Args),
+    /// List Workspaces
+    #[command(visible_alias = "list")]
+    Get(get::Args),
     /// Show one Workspace: its nodes, pods, conditions and progress
     Status(status::Args),
     /// Explain why a Workspace is not ready, root cause first
     #[command(visible_alias = "explain")]
     Why(why::Args),
+    /// Wait until Workspaces reach a state
+    Wait(wait::Args),
     /// Show GPUs, memory, price and context length for a model before anything is bought
     #[command(visible_alias = "estimate")]
     Plan(plan::Args),
     /// Print or follow the logs of a Workspace's pods
     Logs(logs::Args),
+    /// Delete Workspaces
+    Delete(delete::Args),
+    /// Install kaito into the cluster from the manifests in this program
+    Install(install::Args),
+    /// Remove kaito from the cluster
+    Uninstall(uninstall::Args),
     /// Print the versions of this program, the server and the installed CRDs
     Version(version::Args),
     /// List the connection flags that every command takes
@@ -40,6 +59,12 @@ pub enum Command {
 /// The failure to print, with its exit status.
 pub async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
     match command {
+        Command::Apply(args) => Box::pin(apply::run(&args, context)).await,
+        Command::Get(args) => Box::pin(get::run(&args, context)).await,
+        Command::Wait(args) => Box::pin(wait::run(&args, context)).await,
+        Command::Delete(args) => Box::pin(delete::run(&args, context)).await,
+        Command::Install(args) => Box::pin(install::run(&args, context)).await,
+        Command::Uninstall(args) => Box::pin(uninstall::run(&args, context)).await,
         Command::Status(args) => Box::pin(status::run(&args, context)).await,
         Command::Why(args) => Box::pin(why::run(&args, context)).await,
         Command::Plan(args) => Box::pin(plan::run(&args, context)).await,

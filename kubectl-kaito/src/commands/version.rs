@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use crate::Context;
 use crate::cluster::Cluster;
 use crate::error::{Exit, Failure};
+use crate::output::escape;
 use crate::output::format::{self, DOCUMENT, Format, OutputFlag, Shape};
 use crate::output::table::Headers;
-use crate::output::escape;
 
 /// The CRDs that kaito works with.
 const CRDS: [&str; 2] = ["workspaces.kaito.sh", "nodeclaims.karpenter.sh"];
@@ -36,11 +36,21 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
         "kind": "Version",
         "client": client(),
     });
-    let failure = if args.client { None } else { add_server(&mut document, context).await.err() };
+    let failure = if args.client {
+        None
+    } else {
+        add_server(&mut document, context).await.err()
+    };
     match format {
         Format::Human => context.printer.data(&human(&document))?,
         other => {
-            format::print(&context.printer, &other, &[document], Shape::Single, Headers::Show)?;
+            format::print(
+                &context.printer,
+                &other,
+                &[document],
+                Shape::Single,
+                Headers::Show,
+            )?;
         }
     }
     match failure {
@@ -59,12 +69,20 @@ fn client() -> Value {
 
 async fn add_server(document: &mut Value, context: &Context) -> Result<(), Failure> {
     let cluster = Cluster::connect(context).await?;
-    let info = cluster.call("get version", cluster.client().apiserver_version()).await?;
+    let info = cluster
+        .call("get version", cluster.client().apiserver_version())
+        .await?;
     let crds: Api<CustomResourceDefinition> = Api::all(cluster.client().clone());
     let mut versions = Map::new();
     for name in CRDS {
         // Reading CRDs may be forbidden to users; that is a note in the result, not a failure.
-        let value = match cluster.find("get customresourcedefinitions.apiextensions.k8s.io", crds.get(name)).await {
+        let value = match cluster
+            .find(
+                "get customresourcedefinitions.apiextensions.k8s.io",
+                crds.get(name),
+            )
+            .await
+        {
             Ok(Some(crd)) => served(&crd),
             Ok(None) => json!("not installed"),
             Err(failure) => json!(failure.to_string()),
@@ -72,15 +90,23 @@ async fn add_server(document: &mut Value, context: &Context) -> Result<(), Failu
         versions.insert(name.to_owned(), value);
     }
     if let Some(map) = document.as_object_mut() {
-        map.insert("server".to_owned(), json!({"version": info.git_version, "platform": info.platform}));
+        map.insert(
+            "server".to_owned(),
+            json!({"version": info.git_version, "platform": info.platform}),
+        );
         map.insert("crds".to_owned(), Value::Object(versions));
     }
     Ok(())
 }
 
 fn served(crd: &CustomResourceDefinition) -> Value {
-    let names: Vec<&str> =
-        crd.spec.versions.iter().filter(|version| version.served).map(|version| version.name.as_str()).collect();
+    let names: Vec<&str> = crd
+        .spec
+        .versions
+        .iter()
+        .filter(|version| version.served)
+        .map(|version| version.name.as_str())
+        .collect();
     json!(names)
 }
 
@@ -96,10 +122,17 @@ fn human(document: &Value) -> String {
     let crds = document.get("crds").and_then(Value::as_object);
     for (name, value) in crds.into_iter().flatten() {
         let shown = match value {
-            Value::Array(names) => names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
+            Value::Array(names) => names
+                .iter()
+                .filter_map(Value::as_str)
+                .collect::<Vec<_>>()
+                .join(", "),
             other => other.as_str().unwrap_or_default().to_owned(),
         };
         lines.push(format!("CRD {name}: {shown}"));
     }
-    lines.iter().map(|line| format!("{}\n", escape::single_line(line))).collect()
+    lines
+        .iter()
+        .map(|line| format!("{}\n", escape::single_line(line)))
+        .collect()
 }

@@ -22,7 +22,11 @@ pub fn parse(spec: &str) -> Result<Columns, String> {
             let (title, path) = part
                 .split_once(':')
                 .filter(|(title, path)| !title.is_empty() && !path.is_empty())
-                .ok_or_else(|| format!("unexpected custom-columns spec: {part}, expected <header>:<json-path-expr>"))?;
+                .ok_or_else(|| {
+                    format!(
+                        "unexpected custom-columns spec: {part}, expected <header>:<json-path-expr>"
+                    )
+                })?;
             let template = Template::parse_relaxed(path).map_err(|error| error.to_string())?;
             Ok((title.to_owned(), template))
         })
@@ -38,8 +42,13 @@ impl Columns {
             self.0
                 .iter()
                 .map(|(_, path)| {
-                    let values: Vec<String> = path.values(object).into_iter().map(text_of).collect();
-                    if values.is_empty() { "<none>".to_owned() } else { values.join(",") }
+                    let values: Vec<String> =
+                        path.values(object).into_iter().map(text_of).collect();
+                    if values.is_empty() {
+                        "<none>".to_owned()
+                    } else {
+                        values.join(",")
+                    }
                 })
                 .collect()
         };
@@ -60,8 +69,14 @@ mod tests {
     #[test]
     fn columns_follow_their_paths_and_missing_values_say_so() {
         let columns = parse("NAME:.metadata.name,X:.x[*]").unwrap();
-        let objects = [json!({"metadata": {"name": "a"}, "x": [1, 2]}), json!({"metadata": {"name": "b"}})];
-        assert_eq!(columns.table(&objects).render(Headers::Show), "NAME   X\na      1,2\nb      <none>\n");
+        let objects = [
+            json!({"metadata": {"name": "a"}, "x": [1, 2]}),
+            json!({"metadata": {"name": "b"}}),
+        ];
+        assert_eq!(
+            columns.table(&objects).render(Headers::Show),
+            "NAME   X\na      1,2\nb      <none>\n"
+        );
         assert!(parse("NAME").is_err());
         assert!(parse("").is_err());
     }

@@ -51,7 +51,10 @@ mod tests {
 
     #[test]
     fn escape_sequences_and_overrides_lose_their_power() {
-        assert_eq!(multiline("a\u{1b}[2J\r\nb\u{7}\u{202e}\u{9b}"), "a^[[2J\\r\nb\\u{7}\\u{202e}\\u{9b}");
+        assert_eq!(
+            multiline("a\u{1b}[2J\r\nb\u{7}\u{202e}\u{9b}"),
+            "a^[[2J\\r\nb\\u{7}\\u{202e}\\u{9b}"
+        );
         assert_eq!(single_line("a\tb\nc"), "a b c");
     }
 

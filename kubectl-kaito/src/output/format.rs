@@ -82,10 +82,12 @@ pub fn parse(text: &str, allowed: &[&str]) -> Result<Format, Failure> {
         ("jsonpath", Some(template)) if !template.is_empty() => Template::parse(&relaxed(template))
             .map(Format::JsonPath)
             .map_err(Failure::error),
-        ("jsonpath", _) => Err(Failure::error("template format specified but no template given")),
-        ("custom-columns", spec) => {
-            columns::parse(spec.unwrap_or_default()).map(Format::CustomColumns).map_err(Failure::error)
-        }
+        ("jsonpath", _) => Err(Failure::error(
+            "template format specified but no template given",
+        )),
+        ("custom-columns", spec) => columns::parse(spec.unwrap_or_default())
+            .map(Format::CustomColumns)
+            .map_err(Failure::error),
         _ => Err(unknown(text, allowed)),
     }
 }
@@ -137,7 +139,10 @@ pub fn print(
         Format::Yaml => yaml::render(&document()),
         Format::JsonPath(template) => template.render(&document()),
         Format::CustomColumns(columns) => columns.table(objects).render(headers),
-        Format::Name => objects.iter().map(|object| format!("{}\n", reference(object))).collect(),
+        Format::Name => objects
+            .iter()
+            .map(|object| format!("{}\n", reference(object)))
+            .collect(),
     };
     printer.data(&text)?;
     printer.flush()?;
@@ -154,11 +159,17 @@ pub fn list(objects: &[Value]) -> Value {
 #[must_use]
 pub fn json(value: &Value) -> String {
     let mut buffer = Vec::new();
-    let mut serializer = Serializer::with_formatter(&mut buffer, PrettyFormatter::with_indent(b"    "));
+    let mut serializer =
+        Serializer::with_formatter(&mut buffer, PrettyFormatter::with_indent(b"    "));
     // A Value always serializes, and a Vec takes everything.
-    let written: io::Result<()> =
-        sorted(value).serialize(&mut serializer).map_err(io::Error::from).and_then(|()| buffer.write_all(b"\n"));
-    written.map_or_else(|_| String::new(), |()| String::from_utf8(buffer).unwrap_or_default())
+    let written: io::Result<()> = sorted(value)
+        .serialize(&mut serializer)
+        .map_err(io::Error::from)
+        .and_then(|()| buffer.write_all(b"\n"));
+    written.map_or_else(
+        |_| String::new(),
+        |()| String::from_utf8(buffer).unwrap_or_default(),
+    )
 }
 
 /// The same value with the keys of all its maps in order.
@@ -168,7 +179,12 @@ pub fn sorted(value: &Value) -> Value {
         Value::Object(map) => {
             let mut entries: Vec<(&String, &Value)> = map.iter().collect();
             entries.sort_by_key(|(key, _)| *key);
-            Value::Object(entries.into_iter().map(|(key, value)| (key.clone(), sorted(value))).collect())
+            Value::Object(
+                entries
+                    .into_iter()
+                    .map(|(key, value)| (key.clone(), sorted(value)))
+                    .collect(),
+            )
         }
         Value::Array(list) => Value::Array(list.iter().map(sorted).collect()),
         other => other.clone(),
@@ -179,7 +195,10 @@ pub fn sorted(value: &Value) -> Value {
 #[must_use]
 pub fn reference(object: &Value) -> String {
     let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let name = object
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let kind = text("kind").to_lowercase();
     match text("apiVersion").split_once('/') {
         Some((group, _)) => format!("{kind}.{group}/{name}"),
@@ -205,7 +224,9 @@ mod tests {
         let failure = parse("bogus", WRITE).unwrap_err();
         assert_eq!(
             failure.lines(),
-            ["error: unable to match a printer suitable for the output format \"bogus\", allowed formats are: json,jsonpath,name,yaml"]
+            [
+                "error: unable to match a printer suitable for the output format \"bogus\", allowed formats are: json,jsonpath,name,yaml"
+            ]
         );
         assert!(parse("wide", WRITE).is_err());
         assert!(parse("jsonpath", WRITE).is_err());
@@ -215,13 +236,19 @@ mod tests {
 
     #[test]
     fn json_has_sorted_keys_and_four_spaces() {
-        assert_eq!(to_json(&json!({"b": 1, "a": {"c": []}})), "{\n    \"a\": {\n        \"c\": []\n    },\n    \"b\": 1\n}\n");
+        assert_eq!(
+            to_json(&json!({"b": 1, "a": {"c": []}})),
+            "{\n    \"a\": {\n        \"c\": []\n    },\n    \"b\": 1\n}\n"
+        );
     }
 
     #[test]
     fn references_name_kind_and_group() {
         let object = |version: &str, kind: &str| json!({"apiVersion": version, "kind": kind, "metadata": {"name": "x"}});
-        assert_eq!(reference(&object("kaito.sh/v1beta1", "Workspace")), "workspace.kaito.sh/x");
+        assert_eq!(
+            reference(&object("kaito.sh/v1beta1", "Workspace")),
+            "workspace.kaito.sh/x"
+        );
         assert_eq!(reference(&object("v1", "ConfigMap")), "configmap/x");
     }
 }

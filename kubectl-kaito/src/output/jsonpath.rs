@@ -28,10 +28,17 @@ enum Step {
     Field(String),
     Wildcard,
     Descend,
-    Slice { start: Option<i64>, end: Option<i64>, step: i64 },
+    Slice {
+        start: Option<i64>,
+        end: Option<i64>,
+        step: i64,
+    },
     Index(i64),
     Union(Vec<Self>),
-    Filter { left: Operand, comparison: Option<(Operator, Operand)> },
+    Filter {
+        left: Operand,
+        comparison: Option<(Operator, Operand)>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +73,10 @@ impl Template {
     pub fn parse(template: &str) -> Result<Self, ParseError> {
         parse::template(template)
             .map(|nodes| Self { nodes })
-            .map_err(|problem| ParseError { template: template.to_owned(), problem })
+            .map_err(|problem| ParseError {
+                template: template.to_owned(),
+                problem,
+            })
     }
 
     /// Compiles a single path, given as `{.x}`, `.x` or `x`.
@@ -74,8 +84,15 @@ impl Template {
     /// # Errors
     /// As [`Self::parse`].
     pub fn parse_relaxed(path: &str) -> Result<Self, ParseError> {
-        let inner = path.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(path);
-        let dotted = if inner.starts_with(['.', '[', '$']) { inner.to_owned() } else { format!(".{inner}") };
+        let inner = path
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+            .unwrap_or(path);
+        let dotted = if inner.starts_with(['.', '[', '$']) {
+            inner.to_owned()
+        } else {
+            format!(".{inner}")
+        };
         Self::parse(&format!("{{{dotted}}}"))
     }
 
@@ -131,7 +148,10 @@ mod tests {
             ("{.items[-1].metadata.name}", "b"),
             ("{.items[0:1].n}", "1"),
             ("{.items[0,1].n}", "1 2"),
-            ("{range .items[*]}{.metadata.name}={.n}{\"\\n\"}{end}", "a=1\nb=2\n"),
+            (
+                "{range .items[*]}{.metadata.name}={.n}{\"\\n\"}{end}",
+                "a=1\nb=2\n",
+            ),
             ("{.items[?(@.n>1)].metadata.name}", "b"),
             ("{.items[?(@.metadata.name==\"a\")].n}", "1"),
             ("{.items[*].c[?(@.t=='Ready')].s}", "True False"),
@@ -146,7 +166,11 @@ mod tests {
             ("plain", "plain"),
         ];
         for (template, expected) in table {
-            assert_eq!(Template::parse(template).unwrap().render(&value), expected, "{template}");
+            assert_eq!(
+                Template::parse(template).unwrap().render(&value),
+                expected,
+                "{template}"
+            );
         }
     }
 
@@ -154,13 +178,25 @@ mod tests {
     fn paths_may_be_written_without_braces() {
         let value = json!({"a": {"b": 3}});
         for path in ["{.a.b}", ".a.b", "a.b"] {
-            assert_eq!(Template::parse_relaxed(path).unwrap().render(&value), "3", "{path}");
+            assert_eq!(
+                Template::parse_relaxed(path).unwrap().render(&value),
+                "3",
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn broken_templates_are_refused() {
-        for template in ["{.a", "{range .a}", "{end}", "{.a[}", "{.a[?(@.b==)]}", "{\"x}", "{.a[1:2:0]}"] {
+        for template in [
+            "{.a",
+            "{range .a}",
+            "{end}",
+            "{.a[}",
+            "{.a[?(@.b==)]}",
+            "{\"x}",
+            "{.a[1:2:0]}",
+        ] {
             assert!(Template::parse(template).is_err(), "{template}");
         }
     }

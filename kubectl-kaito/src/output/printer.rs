@@ -56,7 +56,10 @@ pub struct Printer {
 
 impl fmt::Debug for Printer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Printer").field("stdout_color", &self.stdout_color).finish_non_exhaustive()
+        formatter
+            .debug_struct("Printer")
+            .field("stdout_color", &self.stdout_color)
+            .finish_non_exhaustive()
     }
 }
 
@@ -148,7 +151,10 @@ impl Printer {
     /// # Errors
     /// As [`Self::note`].
     pub fn warning(&self, text: &str) -> Result<(), Failure> {
-        self.note(&format!("{} {text}", paint("Warning:", Tone::Warn, self.stderr_color)))
+        self.note(&format!(
+            "{} {text}",
+            paint("Warning:", Tone::Warn, self.stderr_color)
+        ))
     }
 
     /// `text` coloured for stdout, unchanged when stdout has no colour.
@@ -168,7 +174,10 @@ fn lock(sink: &Sink) -> std::sync::MutexGuard<'_, BufWriter<Box<dyn Write + Send
     sink.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the signature that map_err wants")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that map_err wants"
+)]
 fn stdout_failure(error: io::Error) -> Failure {
     if error.kind() == ErrorKind::BrokenPipe {
         return Failure::closed_pipe();
@@ -198,7 +207,11 @@ fn paint(text: &str, tone: Tone, color: bool) -> String {
         Tone::Accent => AnsiColor::Cyan.on_default(),
         Tone::Dim => Style::new().dimmed(),
     };
-    if color { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    if color {
+        format!("{style}{text}{style:#}")
+    } else {
+        text.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -222,10 +235,16 @@ mod tests {
 
     #[test]
     fn a_closed_pipe_ends_quietly_and_a_full_disk_does_not() {
-        let closed = Printer::to_writers(Box::new(Failing(ErrorKind::BrokenPipe)), Box::new(Vec::new()));
+        let closed = Printer::to_writers(
+            Box::new(Failing(ErrorKind::BrokenPipe)),
+            Box::new(Vec::new()),
+        );
         let failure = closed.line("x").unwrap_err();
         assert_eq!((failure.exit, failure.lines().len()), (Exit::ClosedPipe, 0));
-        let full = Printer::to_writers(Box::new(Failing(ErrorKind::StorageFull)), Box::new(Vec::new()));
+        let full = Printer::to_writers(
+            Box::new(Failing(ErrorKind::StorageFull)),
+            Box::new(Vec::new()),
+        );
         assert_eq!(full.line("x").unwrap_err().exit, Exit::Failure);
     }
 
@@ -234,7 +253,9 @@ mod tests {
         let mut environment = Environment::default();
         assert!(has_color(ColorChoice::Auto, &environment, true));
         assert!(!has_color(ColorChoice::Auto, &environment, false));
-        environment.variables.insert("NO_COLOR".to_owned(), String::new());
+        environment
+            .variables
+            .insert("NO_COLOR".to_owned(), String::new());
         assert!(!has_color(ColorChoice::Auto, &environment, true));
         assert!(has_color(ColorChoice::Always, &environment, false));
     }

@@ -33,13 +33,27 @@ impl Table {
     /// A table with these titles and no rows.
     #[must_use]
     pub fn new(headers: &[&str]) -> Self {
-        Self { headers: headers.iter().map(|title| (*title).to_owned()).collect(), rows: Vec::new() }
+        Self {
+            headers: headers.iter().map(|title| (*title).to_owned()).collect(),
+            rows: Vec::new(),
+        }
     }
 
     /// The table as text, one line per row. Cells are escaped and end at their first line break.
     #[must_use]
     pub fn render(&self, headers: Headers) -> String {
-        let titles: Vec<String> = self.headers.iter().map(|title| title.to_uppercase()).collect();
+        self.render_with(headers, &mut Vec::new())
+    }
+
+    /// As [`Self::render`], with columns at least as wide as `widths`, which are then updated: rows that follow later
+    /// stay aligned with those before.
+    #[must_use]
+    pub fn render_with(&self, headers: Headers, widths: &mut Vec<usize>) -> String {
+        let titles: Vec<String> = self
+            .headers
+            .iter()
+            .map(|title| title.to_uppercase())
+            .collect();
         let shown = (headers == Headers::Show).then_some(titles);
         let lines: Vec<Vec<String>> = shown
             .into_iter()
@@ -47,13 +61,13 @@ impl Table {
             .map(|row| row.iter().map(|text| cell(text)).collect())
             .collect();
         let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
-        let widths: Vec<usize> = (0..columns)
-            .map(|column| {
-                let widest = lines.iter().filter_map(|row| row.get(column)).map(|text| text.width()).max();
-                (widest.unwrap_or_default() + GAP).max(MINIMUM_WIDTH)
-            })
-            .collect();
-        lines.iter().map(|row| line(row, &widths)).collect()
+        widths.resize(columns.max(widths.len()), MINIMUM_WIDTH);
+        for row in &lines {
+            for (cell, width) in row.iter().zip(widths.iter_mut()) {
+                *width = (*width).max(cell.width() + GAP);
+            }
+        }
+        lines.iter().map(|row| line(row, widths)).collect()
     }
 }
 
@@ -71,7 +85,10 @@ fn line(row: &[String], widths: &[usize]) -> String {
 
 fn cell(text: &str) -> String {
     match text.find(['\n', '\r', '\u{c}']) {
-        Some(end) => format!("{}...", escape::single_line(text.get(..end).unwrap_or_default())),
+        Some(end) => format!(
+            "{}...",
+            escape::single_line(text.get(..end).unwrap_or_default())
+        ),
         None => escape::single_line(text),
     }
 }
@@ -116,11 +133,11 @@ pub struct ServerRow {
 /// Media types that ask for a table, and take the plain object where there is none.
 pub const ACCEPT: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
 
-/// Text of a cell: strings as they are, absent values as `<none>`.
+/// Text of a server's cell: strings as they are, absent values empty, as kubectl prints them.
 #[must_use]
 pub fn cell_text(value: &Value) -> String {
     match value {
-        Value::Null => "<none>".to_owned(),
+        Value::Null => String::new(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
@@ -132,24 +149,36 @@ mod tests {
 
     fn table(rows: &[&[&str]]) -> Table {
         let mut table = Table::new(&["name", "age"]);
-        table.rows = rows.iter().map(|row| row.iter().map(|cell| (*cell).to_owned()).collect()).collect();
+        table.rows = rows
+            .iter()
+            .map(|row| row.iter().map(|cell| (*cell).to_owned()).collect())
+            .collect();
         table
     }
 
     #[test]
     fn columns_are_padded_to_their_widest_cell_and_the_last_is_not() {
         let text = table(&[&["phi", "5m"], &["longer-name", "1d"]]).render(Headers::Show);
-        assert_eq!(text, "NAME          AGE\nphi           5m\nlonger-name   1d\n");
+        assert_eq!(
+            text,
+            "NAME          AGE\nphi           5m\nlonger-name   1d\n"
+        );
         assert_eq!(table(&[&["a", "5m"]]).render(Headers::Hide), "a     5m\n");
     }
 
     #[test]
     fn width_counts_display_cells() {
-        assert_eq!(table(&[&["模型模型", "1s"], &["a", "2s"]]).render(Headers::Hide), "模型模型   1s\na          2s\n");
+        assert_eq!(
+            table(&[&["模型模型", "1s"], &["a", "2s"]]).render(Headers::Hide),
+            "模型模型   1s\na          2s\n"
+        );
     }
 
     #[test]
     fn cells_end_at_their_first_line_break_and_are_escaped() {
-        assert_eq!(table(&[&["a\nb", "\u{1b}[1m\tx"]]).render(Headers::Hide), "a...   ^[[1m x\n");
+        assert_eq!(
+            table(&[&["a\nb", "\u{1b}[1m\tx"]]).render(Headers::Hide),
+            "a...   ^[[1m x\n"
+        );
     }
 }

@@ -46,17 +46,15 @@ fn mapping(text: &mut String, map: &Map<String, Value>, indent: usize) {
 }
 
 fn sequence(text: &mut String, list: &[Value], indent: usize) {
-    for value in list {
-        spaces(text, indent);
+    for (index, value) in list.iter().enumerate() {
+        // The first element of a sequence in a sequence stands on the line of the outer dash.
+        if index > 0 || text.is_empty() || text.ends_with('\n') {
+            spaces(text, indent);
+        }
         text.push_str("- ");
         match value {
             Value::Object(inner) if !inner.is_empty() => mapping(text, inner, indent + 2),
-            Value::Array(inner) if !inner.is_empty() => {
-                // A sequence in a sequence starts on a line of its own, one level in.
-                text.pop();
-                text.push('\n');
-                sequence(text, inner, indent + 2);
-            }
+            Value::Array(inner) if !inner.is_empty() => sequence(text, inner, indent + 2),
             scalar => {
                 text.push_str(&inline(scalar, indent));
                 text.push('\n');
@@ -95,32 +93,46 @@ fn string(text: &str, indent: usize) -> String {
 fn block(text: &str, indent: usize) -> Option<String> {
     let body = text.strip_suffix('\n').unwrap_or(text);
     let harmless = |c: char| c == '\n' || c == '\t' || !c.is_control();
-    let awkward = body.starts_with([' ', '\n', '\t']) || body.ends_with('\n') || body.lines().any(|l| l.ends_with(' '));
+    let awkward = body.starts_with([' ', '\n', '\t'])
+        || body.ends_with('\n')
+        || body.lines().any(|l| l.ends_with(' '));
     if !body.contains('\n') || awkward || !text.chars().all(harmless) {
         return None;
     }
     let chomp = if text.ends_with('\n') { "" } else { "-" };
     let margin = " ".repeat(indent + 2);
-    let lines: Vec<String> =
-        body.split('\n').map(|line| if line.is_empty() { String::new() } else { format!("{margin}{line}") }).collect();
+    let lines: Vec<String> = body
+        .split('\n')
+        .map(|line| {
+            if line.is_empty() {
+                String::new()
+            } else {
+                format!("{margin}{line}")
+            }
+        })
+        .collect();
     Some(format!("|{chomp}\n{}", lines.join("\n")))
 }
 
 /// Whether the text can stand without quotes and still be read as the same string, by YAML 1.1 readers too.
 fn is_plain(text: &str) -> bool {
-    const WORDS: [&str; 12] =
-        ["null", "~", "true", "false", "yes", "no", "on", "off", "y", "n", ".inf", ".nan"];
+    const WORDS: [&str; 12] = [
+        "null", "~", "true", "false", "yes", "no", "on", "off", "y", "n", ".inf", ".nan",
+    ];
     let Some(first) = text.chars().next() else {
         return false;
     };
-    let safe_start = first.is_ascii_alphabetic() || matches!(first, '/' | '_' | '.' | '$' | '(' | '^' | '+') ;
+    let safe_start =
+        first.is_ascii_alphabetic() || matches!(first, '/' | '_' | '.' | '$' | '(' | '^' | '+');
     let number_like = first.is_ascii_digit() || matches!(first, '.' | '+' | '-');
     if number_like {
         return is_plain_word_starting_with_a_digit(text);
     }
     safe_start
         && !WORDS.contains(&text.to_ascii_lowercase().as_str())
-        && text.chars().all(|c| !c.is_control() && (c.is_ascii() || c.is_alphanumeric()))
+        && text
+            .chars()
+            .all(|c| !c.is_control() && (c.is_ascii() || c.is_alphanumeric()))
         && !text.contains(": ")
         && !text.contains(" #")
         && !text.ends_with([':', ' '])
@@ -128,9 +140,13 @@ fn is_plain(text: &str) -> bool {
 
 /// Text such as `4Gi` or `1.2.3-rc`, which no reader takes for a number, a date or a time.
 fn is_plain_word_starting_with_a_digit(text: &str) -> bool {
-    let looks_like_hex_or_exponent = text.chars().all(|c| c.is_ascii_hexdigit() || "xXoO._+-:eETZ ".contains(c));
+    let looks_like_hex_or_exponent = text
+        .chars()
+        .all(|c| c.is_ascii_hexdigit() || "xXoO._+-:eETZ ".contains(c));
     !looks_like_hex_or_exponent
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c))
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c))
         && text.chars().next().is_some_and(|c| c.is_ascii_digit())
 }
 
@@ -142,23 +158,41 @@ mod tests {
 
     #[test]
     fn keys_are_sorted_and_sequences_are_not_indented() {
-        let value = json!({"b": [{"y": 1, "x": {"z": []}}, "s"], "a": {}, "c": [[1, 2], [3]]});
+        let value = json!({"b": [{"w": 1, "x": {"z": []}}, "s"], "a": {}, "c": [[1, 2], [3]]});
         assert_eq!(
             render(&value),
-            "a: {}\nb:\n- x:\n    z: []\n  y: 1\n- s\nc:\n-\n  - 1\n  - 2\n-\n  - 3\n"
+            "a: {}\nb:\n- w: 1\n  x:\n    z: []\n- s\nc:\n- - 1\n  - 2\n- - 3\n"
         );
     }
 
     #[test]
     fn strings_that_could_be_read_as_something_else_are_quoted() {
         let table = [
-            ("abc", "abc"), ("", "\"\""), ("yes", "\"yes\""), ("True", "\"True\""), ("1", "\"1\""), ("1e3", "\"1e3\""),
-            ("4Gi", "4Gi"), ("0x1f", "\"0x1f\""), ("2024-01-01", "\"2024-01-01\""), ("a: b", "\"a: b\""),
-            ("- a", "\"- a\""), ("*a", "\"*a\""), ("a #b", "\"a #b\""), ("@x", "\"@x\""), (" a", "\" a\""),
-            ("a\u{7}", "\"a\\u0007\""), ("1.5", "\"1.5\""), (".5", "\".5\""),
+            ("abc", "abc"),
+            ("", "\"\""),
+            ("yes", "\"yes\""),
+            ("True", "\"True\""),
+            ("1", "\"1\""),
+            ("1e3", "\"1e3\""),
+            ("4Gi", "4Gi"),
+            ("0x1f", "\"0x1f\""),
+            ("2024-01-01", "\"2024-01-01\""),
+            ("a: b", "\"a: b\""),
+            ("- a", "\"- a\""),
+            ("*a", "\"*a\""),
+            ("a #b", "\"a #b\""),
+            ("@x", "\"@x\""),
+            (" a", "\" a\""),
+            ("a\u{7}", "\"a\\u0007\""),
+            ("1.5", "\"1.5\""),
+            (".5", "\".5\""),
         ];
         for (text, expected) in table {
-            assert_eq!(render(&json!({"k": text})), format!("k: {expected}\n"), "{text:?}");
+            assert_eq!(
+                render(&json!({"k": text})),
+                format!("k: {expected}\n"),
+                "{text:?}"
+            );
         }
     }
 
@@ -171,7 +205,8 @@ mod tests {
         ];
         for value in values {
             let text = render(&value);
-            let read: Value = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+            let read: Value =
+                serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
             assert_eq!(read, value, "{text}");
         }
     }

@@ -13,7 +13,10 @@ pub(super) fn render(nodes: &[Node], value: &Value, root: &Value) -> String {
         match node {
             Node::Text(plain) => text.push_str(plain),
             Node::Path(steps) => {
-                let found: Vec<String> = follow(steps, value, root).into_iter().map(text_of).collect();
+                let found: Vec<String> = follow(steps, value, root)
+                    .into_iter()
+                    .map(text_of)
+                    .collect();
                 text.push_str(&found.join(" "));
             }
             Node::Range(steps, body) => {
@@ -30,7 +33,10 @@ pub(super) fn render(nodes: &[Node], value: &Value, root: &Value) -> String {
 pub(super) fn follow<'a>(steps: &[Step], value: &'a Value, root: &'a Value) -> Vec<&'a Value> {
     let mut found = vec![value];
     for step in steps {
-        found = found.into_iter().flat_map(|value| take(step, value, root)).collect();
+        found = found
+            .into_iter()
+            .flat_map(|value| take(step, value, root))
+            .collect();
     }
     found
 }
@@ -43,7 +49,10 @@ fn take<'a>(step: &Step, value: &'a Value, root: &'a Value) -> Vec<&'a Value> {
         Step::Descend => descend(value),
         Step::Index(index) => element(value, *index).into_iter().collect(),
         Step::Slice { start, end, step } => slice(value, *start, *end, *step),
-        Step::Union(steps) => steps.iter().flat_map(|step| take(step, value, root)).collect(),
+        Step::Union(steps) => steps
+            .iter()
+            .flat_map(|step| take(step, value, root))
+            .collect(),
         Step::Filter { left, comparison } => children(value)
             .into_iter()
             .filter(|item| holds(left, comparison.as_ref(), item, root))
@@ -69,7 +78,11 @@ fn descend(value: &Value) -> Vec<&Value> {
 
 fn element(value: &Value, index: i64) -> Option<&Value> {
     let list = value.as_array()?;
-    let position = if index < 0 { i64::try_from(list.len()).ok()? + index } else { index };
+    let position = if index < 0 {
+        i64::try_from(list.len()).ok()? + index
+    } else {
+        index
+    };
     list.get(usize::try_from(position).ok()?)
 }
 
@@ -78,14 +91,30 @@ fn slice(value: &Value, start: Option<i64>, end: Option<i64>, step: i64) -> Vec<
         return Vec::new();
     };
     let length = i64::try_from(list.len()).unwrap_or(i64::MAX);
-    let bound = |position: i64| if position < 0 { position + length } else { position }.clamp(0, length);
+    let bound = |position: i64| {
+        if position < 0 {
+            position + length
+        } else {
+            position
+        }
+        .clamp(0, length)
+    };
     let start = usize::try_from(bound(start.unwrap_or(0))).unwrap_or_default();
     let end = usize::try_from(bound(end.unwrap_or(length))).unwrap_or_default();
     let step = usize::try_from(step).unwrap_or(1).max(1);
-    list.get(start..end.max(start)).unwrap_or_default().iter().step_by(step).collect()
+    list.get(start..end.max(start))
+        .unwrap_or_default()
+        .iter()
+        .step_by(step)
+        .collect()
 }
 
-fn holds(left: &Operand, comparison: Option<&(Operator, Operand)>, item: &Value, root: &Value) -> bool {
+fn holds(
+    left: &Operand,
+    comparison: Option<&(Operator, Operand)>,
+    item: &Value,
+    root: &Value,
+) -> bool {
     let left = operand(left, item, root);
     match comparison {
         None => !left.is_empty(),
@@ -106,9 +135,10 @@ fn operand<'a>(operand: &'a Operand, item: &'a Value, root: &'a Value) -> Vec<&'
 fn compare(operator: Operator, left: &Value, right: &Value) -> bool {
     let order = match (left, right) {
         (Value::String(left), Value::String(right)) => Some(left.cmp(right)),
-        (Value::Number(left), Value::Number(right)) => {
-            left.as_f64().zip(right.as_f64()).and_then(|(left, right)| left.partial_cmp(&right))
-        }
+        (Value::Number(left), Value::Number(right)) => left
+            .as_f64()
+            .zip(right.as_f64())
+            .and_then(|(left, right)| left.partial_cmp(&right)),
         _ => (left == right).then_some(Ordering::Equal),
     };
     match (operator, order) {

@@ -34,7 +34,11 @@ pub(super) fn template(text: &str) -> Parsed<Vec<Node>> {
             nodes.push(simple_action(action)?);
         }
     }
-    if stack.is_empty() { Ok(nodes) } else { Err("unclosed range".to_owned()) }
+    if stack.is_empty() {
+        Ok(nodes)
+    } else {
+        Err("unclosed range".to_owned())
+    }
 }
 
 fn simple_action(action: &str) -> Parsed<Node> {
@@ -101,9 +105,17 @@ fn steps(text: &str) -> Parsed<Vec<Step>> {
     while !rest.is_empty() {
         if let Some(after) = rest.strip_prefix("..") {
             steps.push(Step::Descend);
-            rest = if after.starts_with('[') || after.is_empty() { after } else { field(after, &mut steps)? };
+            rest = if after.starts_with('[') || after.is_empty() {
+                after
+            } else {
+                field(after, &mut steps)?
+            };
         } else if let Some(after) = rest.strip_prefix('.') {
-            rest = if after.starts_with('[') || after.is_empty() { after } else { field(after, &mut steps)? };
+            rest = if after.starts_with('[') || after.is_empty() {
+                after
+            } else {
+                field(after, &mut steps)?
+            };
         } else if let Some(after) = rest.strip_prefix('[') {
             let length = bracket_length(after).ok_or("unterminated array")?;
             steps.push(bracket(after.get(..length).unwrap_or_default().trim())?);
@@ -165,13 +177,20 @@ fn bracket(text: &str) -> Parsed<Step> {
     if text == "*" {
         return Ok(Step::Wildcard);
     }
-    if let Some(condition) = text.strip_prefix("?(").and_then(|rest| rest.strip_suffix(')')) {
+    if let Some(condition) = text
+        .strip_prefix("?(")
+        .and_then(|rest| rest.strip_suffix(')'))
+    {
         return filter(condition.trim());
     }
     let parts = split_outside_quotes(text, ',');
     match parts.as_slice() {
         [only] => single(only.trim()),
-        several => several.iter().map(|part| single(part.trim())).collect::<Parsed<Vec<_>>>().map(Step::Union),
+        several => several
+            .iter()
+            .map(|part| single(part.trim()))
+            .collect::<Parsed<Vec<_>>>()
+            .map(Step::Union),
     }
 }
 
@@ -180,14 +199,30 @@ fn single(text: &str) -> Parsed<Step> {
         return quoted(text).map(Step::Field);
     }
     let number = |part: &str| -> Parsed<Option<i64>> {
-        if part.is_empty() { Ok(None) } else { part.parse().map(Some).map_err(|_| format!("invalid array index {text}")) }
+        if part.is_empty() {
+            Ok(None)
+        } else {
+            part.parse()
+                .map(Some)
+                .map_err(|_| format!("invalid array index {text}"))
+        }
     };
     let parts: Vec<&str> = text.split(':').map(str::trim).collect();
     match parts.as_slice() {
-        [index] => number(index)?.map(Step::Index).ok_or_else(|| "empty array index".to_owned()),
-        [start, end] => Ok(Step::Slice { start: number(start)?, end: number(end)?, step: 1 }),
+        [index] => number(index)?
+            .map(Step::Index)
+            .ok_or_else(|| "empty array index".to_owned()),
+        [start, end] => Ok(Step::Slice {
+            start: number(start)?,
+            end: number(end)?,
+            step: 1,
+        }),
         [start, end, step] => match number(step)?.unwrap_or(1) {
-            step if step > 0 => Ok(Step::Slice { start: number(start)?, end: number(end)?, step }),
+            step if step > 0 => Ok(Step::Slice {
+                start: number(start)?,
+                end: number(end)?,
+                step,
+            }),
             _ => Err("step must be > 0".to_owned()),
         },
         _ => Err(format!("invalid array index {text}")),
@@ -212,13 +247,21 @@ fn filter(text: &str) -> Parsed<Step> {
             _ => {}
         }
         let rest = text.get(index..).unwrap_or_default();
-        let found = OPERATORS.iter().find_map(|(sign, operator)| Some((rest.strip_prefix(sign)?, *operator)));
+        let found = OPERATORS
+            .iter()
+            .find_map(|(sign, operator)| Some((rest.strip_prefix(sign)?, *operator)));
         if let (None, Some((right, operator))) = (quote, found) {
             let left = operand(text.get(..index).unwrap_or_default().trim())?;
-            return Ok(Step::Filter { left, comparison: Some((operator, operand(right.trim())?)) });
+            return Ok(Step::Filter {
+                left,
+                comparison: Some((operator, operand(right.trim())?)),
+            });
         }
     }
-    Ok(Step::Filter { left: operand(text)?, comparison: None })
+    Ok(Step::Filter {
+        left: operand(text)?,
+        comparison: None,
+    })
 }
 
 fn operand(text: &str) -> Parsed<Operand> {
@@ -229,7 +272,9 @@ fn operand(text: &str) -> Parsed<Operand> {
         return quoted(text).map(|value| Operand::Literal(Value::String(value)));
     }
     match serde_json::from_str(text) {
-        Ok(value @ (Value::Bool(_) | Value::Number(_) | Value::Null)) => Ok(Operand::Literal(value)),
+        Ok(value @ (Value::Bool(_) | Value::Number(_) | Value::Null)) => {
+            Ok(Operand::Literal(value))
+        }
         _ => Err(format!("cannot read {text:?} in a filter")),
     }
 }
