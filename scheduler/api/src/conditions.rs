@@ -62,7 +62,10 @@ pub fn set(
 ) -> bool {
     let message = cut(message);
     let since = Time(jiff::Timestamp::from_second(now.as_second()).unwrap_or(now));
-    let Some(found) = conditions.iter_mut().find(|condition| condition.type_ == kind) else {
+    let Some(found) = conditions
+        .iter_mut()
+        .find(|condition| condition.type_ == kind)
+    else {
         conditions.push(Condition {
             type_: kind.to_owned(),
             status: status.as_str().to_owned(),
@@ -93,7 +96,9 @@ pub fn set(
 /// Whether condition `kind` is True.
 #[must_use]
 pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
-    conditions.iter().any(|condition| condition.type_ == kind && condition.status == "True")
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == kind && condition.status == "True")
 }
 
 fn cut(message: &str) -> String {
@@ -112,11 +117,43 @@ mod tests {
     fn transition_time_moves_only_when_the_status_flips() {
         let at = |second| jiff::Timestamp::from_second(second).unwrap();
         let mut list = Vec::new();
-        assert!(set(&mut list, "A", Status::False, "Wait", "one", Some(1), at(10)));
-        assert!(set(&mut list, "A", Status::False, "Wait", "two", Some(1), at(20)));
+        assert!(set(
+            &mut list,
+            "A",
+            Status::False,
+            "Wait",
+            "one",
+            Some(1),
+            at(10)
+        ));
+        assert!(set(
+            &mut list,
+            "A",
+            Status::False,
+            "Wait",
+            "two",
+            Some(1),
+            at(20)
+        ));
         assert_eq!(list[0].last_transition_time.0, at(10));
-        assert!(!set(&mut list, "A", Status::False, "Wait", "two", Some(1), at(30)));
-        assert!(set(&mut list, "A", Status::True, "Done", "", Some(1), at(40)));
+        assert!(!set(
+            &mut list,
+            "A",
+            Status::False,
+            "Wait",
+            "two",
+            Some(1),
+            at(30)
+        ));
+        assert!(set(
+            &mut list,
+            "A",
+            Status::True,
+            "Done",
+            "",
+            Some(1),
+            at(40)
+        ));
         assert_eq!(list[0].last_transition_time.0, at(40));
         assert!(is_true(&list, "A"));
     }
@@ -125,7 +162,15 @@ mod tests {
     fn long_messages_are_cut_at_a_character_boundary() {
         let mut list = Vec::new();
         let long = "é".repeat(2000);
-        set(&mut list, "A", Status::False, "Wait", &long, None, jiff::Timestamp::UNIX_EPOCH);
+        set(
+            &mut list,
+            "A",
+            Status::False,
+            "Wait",
+            &long,
+            None,
+            jiff::Timestamp::UNIX_EPOCH,
+        );
         assert_eq!(list[0].message.len(), 1024);
     }
 }

@@ -138,13 +138,21 @@ impl NodeClaim {
             .find(|requirement| requirement.key == key && requirement.operator == "In")
             .and_then(|requirement| requirement.values.as_deref())
             .and_then(|values| values.first())
-            .or_else(|| self.metadata.labels.as_ref().and_then(|labels| labels.get(key)))
+            .or_else(|| {
+                self.metadata
+                    .labels
+                    .as_ref()
+                    .and_then(|labels| labels.get(key))
+            })
             .map(String::as_str)
     }
 
     /// Conditions, empty before the first status write.
     #[must_use]
     pub fn conditions(&self) -> &[Condition] {
-        self.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default()
+        self.status
+            .as_ref()
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default()
     }
 }

@@ -5,14 +5,20 @@ use std::path::PathBuf;
 use kaito_api::crd;
 
 fn assert_golden(relative: &str, generated: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(relative);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy")
+        .join(relative);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, generated).unwrap();
     }
     let checked_in = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}; run with UPDATE_GOLDEN=1", path.display()));
-    assert!(checked_in == generated, "{} is stale; run with UPDATE_GOLDEN=1", path.display());
+    assert!(
+        checked_in == generated,
+        "{} is stale; run with UPDATE_GOLDEN=1",
+        path.display()
+    );
 }
 
 #[test]
@@ -27,7 +33,10 @@ fn the_nodeclaim_crd_is_the_checked_in_one() {
 
 #[test]
 fn the_admission_policy_is_the_checked_in_one() {
-    assert_golden("admission/workspaces.yaml", &crd::admission_policy_yaml().unwrap());
+    assert_golden(
+        "admission/workspaces.yaml",
+        &crd::admission_policy_yaml().unwrap(),
+    );
 }
 
 #[test]

@@ -33,7 +33,11 @@ pub struct Violation {
 
 impl Violation {
     fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { path: path.into(), message: message.into(), rule: None }
+        Self {
+            path: path.into(),
+            message: message.into(),
+            rule: None,
+        }
     }
 }
 
@@ -97,11 +101,17 @@ fn judge(new: &Value, old: Option<&Value>) -> Vec<Violation> {
 /// The API version of a Workspace.
 fn version(object: &Value) -> Result<&'static str, Violation> {
     if !object.is_object() {
-        return Err(Violation::new("", "not an object: a Workspace is a map of fields"));
+        return Err(Violation::new(
+            "",
+            "not an object: a Workspace is a map of fields",
+        ));
     }
     let text = |field: &str| object.get(field).and_then(Value::as_str);
     if text("kind") != Some("Workspace") {
-        return Err(Violation::new("kind", "not a Workspace: set kind: Workspace"));
+        return Err(Violation::new(
+            "kind",
+            "not a Workspace: set kind: Workspace",
+        ));
     }
     match text("apiVersion") {
         Some("kaito.sh/v1beta1") => Ok("v1beta1"),
@@ -137,7 +147,10 @@ mod tests {
     }
 
     fn text(object: &Value) -> String {
-        let lines: Vec<String> = validate_create(object).iter().map(ToString::to_string).collect();
+        let lines: Vec<String> = validate_create(object)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         lines.join("\n")
     }
 
@@ -188,13 +201,18 @@ mod tests {
 
     #[test]
     fn generated_names_are_accepted() {
-        assert_eq!(text(&with("/metadata", json!({"generateName": "chat-"}))), "");
+        assert_eq!(
+            text(&with("/metadata", json!({"generateName": "chat-"}))),
+            ""
+        );
     }
 
     #[test]
     fn hostile_sizes_and_depths_are_answered_not_endured() {
         let long = "x".repeat(5_000_000);
-        let many: Vec<Value> = (0..100_000).map(|_| json!({"source": {"name": "a"}})).collect();
+        let many: Vec<Value> = (0..100_000)
+            .map(|_| json!({"source": {"name": "a"}}))
+            .collect();
         let mut object = with("/inference/adapters", json!(many));
         object["inference"]["preset"]["name"] = json!(long);
         object["metadata"]["annotations"] = json!({"kaito.sh/runtime": long});
@@ -205,7 +223,11 @@ mod tests {
         object["inference"]["template"] = deep;
         let violations = validate_create(&object);
         assert!(!violations.is_empty() && violations.len() <= MAX_VIOLATIONS + 1);
-        assert!(violations.iter().all(|violation| violation.to_string().len() < 4096));
+        assert!(
+            violations
+                .iter()
+                .all(|violation| violation.to_string().len() < 4096)
+        );
     }
 
     #[test]
@@ -244,11 +266,15 @@ mod tests {
 
     #[test]
     fn a_selector_may_be_rewritten_but_not_changed() {
-        let expressed = json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["chat"]}]});
+        let expressed =
+            json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["chat"]}]});
         let same = with("/resource/labelSelector", expressed);
         assert_eq!(validate_update(&workspace(), &same), []);
         assert_eq!(validate_update(&same, &workspace()), []);
-        let more = with("/resource/labelSelector", json!({"matchLabels": {"app": "chat", "b": "c"}}));
+        let more = with(
+            "/resource/labelSelector",
+            json!({"matchLabels": {"app": "chat", "b": "c"}}),
+        );
         assert_eq!(validate_update(&workspace(), &more)[0].rule, Some("R18"));
         assert_eq!(validate_update(&more, &workspace())[0].rule, Some("R18"));
     }
@@ -271,20 +297,51 @@ mod tests {
             })
         };
         for refused in [
-            "ftp://example.com/a", "example.com/a", "http:///a", "http://", "http://user@/x",
-            "http://localhost/a", "HTTPS://LocalHost:8443", "http://a.localhost", "http://127.1/a",
-            "http://user:pw@127.0.0.1/a", "http://2130706433/", "http://0x7f.0.0.1/", "http://0177.0.0.1/",
-            "http://172.16.0.1", "http://172.31.255.255/", "http://192.168.1.1:80/", "http://169.254.169.254/latest",
-            "http://0.0.0.0/", "http://[::1]/", "http://[0:0:0:0:0:0:0:1]:80/", "http://[::]/", "http://[fd00::1]/",
-            "http://[fe80::1%25eth0]/", "http://[::ffff:10.0.0.1]/", "http://metadata.google.internal/x",
-            "http://metadata.google", "http://localhost./", "http://10.0.0.1?x", "http://127.0.0.1#x",
+            "ftp://example.com/a",
+            "example.com/a",
+            "http:///a",
+            "http://",
+            "http://user@/x",
+            "http://localhost/a",
+            "HTTPS://LocalHost:8443",
+            "http://a.localhost",
+            "http://127.1/a",
+            "http://user:pw@127.0.0.1/a",
+            "http://2130706433/",
+            "http://0x7f.0.0.1/",
+            "http://0177.0.0.1/",
+            "http://172.16.0.1",
+            "http://172.31.255.255/",
+            "http://192.168.1.1:80/",
+            "http://169.254.169.254/latest",
+            "http://0.0.0.0/",
+            "http://[::1]/",
+            "http://[0:0:0:0:0:0:0:1]:80/",
+            "http://[::]/",
+            "http://[fd00::1]/",
+            "http://[fe80::1%25eth0]/",
+            "http://[::ffff:10.0.0.1]/",
+            "http://metadata.google.internal/x",
+            "http://metadata.google",
+            "http://localhost./",
+            "http://10.0.0.1?x",
+            "http://127.0.0.1#x",
         ] {
-            assert!(text(&tuning(refused)).contains("tuning.input.urls[0]"), "{refused} passed");
+            assert!(
+                text(&tuning(refused)).contains("tuning.input.urls[0]"),
+                "{refused} passed"
+            );
         }
         for accepted in [
-            "https://example.com/data.parquet?download=true", "http://8.8.8.8/x", "http://172.32.0.1/",
-            "https://10.example.com/", "https://localhost.example.com/", "https://user:pw@example.com:8443/a@b",
-            "http://[2001:db8::1]/x", "https://192.0.2.1/", "https://example.com/?next=http://localhost/",
+            "https://example.com/data.parquet?download=true",
+            "http://8.8.8.8/x",
+            "http://172.32.0.1/",
+            "https://10.example.com/",
+            "https://localhost.example.com/",
+            "https://user:pw@example.com:8443/a@b",
+            "http://[2001:db8::1]/x",
+            "https://192.0.2.1/",
+            "https://example.com/?next=http://localhost/",
             "https://127.0.0.1.example.com/",
         ] {
             assert_eq!(text(&tuning(accepted)), "", "{accepted}");
@@ -304,22 +361,48 @@ mod tests {
         for good in ["0", "1", "1.0", "0.5", ".5", "1.", "5e-1", "00.25", ""] {
             assert_eq!(text(&with_strength(good)), "", "{good}");
         }
-        for bad in ["1.5", "-0.1", "invalid", "2", "1e1", "NaN", "0.5.5", ".", "9e-0"] {
-            assert!(text(&with_strength(bad)).contains("strength"), "{bad} passed");
+        for bad in [
+            "1.5", "-0.1", "invalid", "2", "1e1", "NaN", "0.5.5", ".", "9e-0",
+        ] {
+            assert!(
+                text(&with_strength(bad)).contains("strength"),
+                "{bad} passed"
+            );
         }
     }
 
     #[test]
     fn image_references_are_parsed_as_registries_do() {
         let with_image = |image: &str| {
-            with("/inference/adapters", json!([{"source": {"name": "a", "image": image}}]))
+            with(
+                "/inference/adapters",
+                json!([{"source": {"name": "a", "image": image}}]),
+            )
         };
         let digest = format!("a/b@sha256:{}", "0".repeat(64));
-        for good in ["a", "a/b:1", "localhost:5000/a_b/c-d:V1", "Registry.Example.com/a/b", digest.as_str()] {
+        for good in [
+            "a",
+            "a/b:1",
+            "localhost:5000/a_b/c-d:V1",
+            "Registry.Example.com/a/b",
+            digest.as_str(),
+        ] {
             assert_eq!(text(&with_image(good)), "", "{good}");
         }
-        for bad in ["A/B", "a/B", "!x", "a:", "a b", "http://a/b", "a//b", "a/b:1:2"] {
-            assert!(text(&with_image(bad)).contains("image reference"), "{bad} passed");
+        for bad in [
+            "A/B",
+            "a/B",
+            "!x",
+            "a:",
+            "a b",
+            "http://a/b",
+            "a//b",
+            "a/b:1:2",
+        ] {
+            assert!(
+                text(&with_image(bad)).contains("image reference"),
+                "{bad} passed"
+            );
         }
     }
 
@@ -329,9 +412,12 @@ mod tests {
         assert_eq!(validate_create(&object)[0].rule, Some("I5/missing"));
         object["metadata"]["annotations"] = json!({"kaito.sh/use-local-weights": "true"});
         assert_eq!(text(&object), "");
-        object = with("/inference/preset", json!({
-            "name": "llama-3.1-8b-instruct", "presetOptions": {"modelAccessSecret": "hub"},
-        }));
+        object = with(
+            "/inference/preset",
+            json!({
+                "name": "llama-3.1-8b-instruct", "presetOptions": {"modelAccessSecret": "hub"},
+            }),
+        );
         assert_eq!(text(&object), "");
     }
 
@@ -350,7 +436,10 @@ mod tests {
 
     #[test]
     fn unknown_runtimes_are_refused() {
-        let object = with("/metadata/annotations", json!({"kaito.sh/runtime": "vLLM2"}));
+        let object = with(
+            "/metadata/annotations",
+            json!({"kaito.sh/runtime": "vLLM2"}),
+        );
         assert_eq!(validate_create(&object)[0].rule, Some("O11"));
     }
 

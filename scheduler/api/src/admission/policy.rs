@@ -8,6 +8,10 @@ use kube::core::cel::{
 use serde_json::Value;
 
 use super::Violation;
+use crate::names::{
+    ANNOTATION_BYPASS, ANNOTATION_IMAGE_FAMILY, ANNOTATION_LOCAL_WEIGHTS,
+    ANNOTATION_PERFORMANCE_MODE, ANNOTATION_RUNTIME,
+};
 use crate::rules::{Place, Rule, policy_expression, rules};
 
 thread_local! {
@@ -29,7 +33,8 @@ pub(super) fn judge(new: &Value, old: Option<&Value>, strict: Strictness) -> Vec
     }
     let evaluator = builder.build();
     let results = COMPILED.with_borrow_mut(|compiled| {
-        let compiled = compiled.get_or_insert_with(|| evaluator.compile_expressions(&expressions()));
+        let compiled =
+            compiled.get_or_insert_with(|| evaluator.compile_expressions(&expressions()));
         evaluator.evaluate_compiled(compiled)
     });
     policy_rules()
@@ -62,9 +67,28 @@ fn policy_rules() -> impl Iterator<Item = &'static Rule> {
 fn expressions() -> Vec<VapExpression> {
     policy_rules()
         .map(|rule| VapExpression {
-            expression: policy_expression(rule),
+            expression: with_escaped_keys(&policy_expression(rule)),
             message: Some(rule.message.clone()),
             message_expression: rule.message_expression.clone(),
         })
         .collect()
+}
+
+/// kube-cel escapes the keys of every map of an admission policy's object as if they were field names, which the
+/// server does not do to annotations. The expressions are escaped to match.
+fn with_escaped_keys(expression: &str) -> String {
+    let keys = [
+        ANNOTATION_BYPASS,
+        ANNOTATION_IMAGE_FAMILY,
+        ANNOTATION_LOCAL_WEIGHTS,
+        ANNOTATION_PERFORMANCE_MODE,
+        ANNOTATION_RUNTIME,
+    ];
+    keys.iter().fold(expression.to_owned(), |text, key| {
+        let escaped = key
+            .replace('-', "__dash__")
+            .replace('.', "__dot__")
+            .replace('/', "__slash__");
+        text.replace(&format!("'{key}'"), &format!("'{escaped}'"))
+    })
 }

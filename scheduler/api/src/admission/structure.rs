@@ -24,7 +24,10 @@ pub(super) struct Structure {
 impl Structure {
     /// Reads `object` against the root `schema`.
     pub(super) fn read(object: &Value, schema: &Value) -> Self {
-        let mut reader = Reader { violations: Vec::new(), broken: Vec::new() };
+        let mut reader = Reader {
+            violations: Vec::new(),
+            broken: Vec::new(),
+        };
         let mut copy = Map::new();
         for (key, value) in object.as_object().into_iter().flatten() {
             match key.as_str() {
@@ -38,7 +41,11 @@ impl Structure {
         reader.complete(schema, "", &mut copy);
         let metadata = metadata::read(object.get("metadata"), &mut reader.violations);
         copy.insert("metadata".to_owned(), metadata);
-        Self { object: Value::Object(copy), violations: reader.violations, broken: reader.broken }
+        Self {
+            object: Value::Object(copy),
+            violations: reader.violations,
+            broken: reader.broken,
+        }
     }
 
     /// Whether the value at `path` was left out, or one below it.
@@ -46,7 +53,7 @@ impl Structure {
         self.broken.iter().any(|broken| {
             broken
                 .strip_prefix(path)
-                .is_some_and(|rest| path.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         })
     }
 }
@@ -94,9 +101,16 @@ impl Reader {
         if let Some(values) = schema.get("additionalProperties") {
             let most = bound(schema, "maxProperties").unwrap_or(ITEM_CAP);
             if entries.len() > most {
-                self.object_to(path, format!("too many entries: {}, at most {most}", entries.len()));
+                self.object_to(
+                    path,
+                    format!("too many entries: {}, at most {most}", entries.len()),
+                );
             }
-            for (key, value) in entries.iter().take(most).filter(|(_, value)| !value.is_null()) {
+            for (key, value) in entries
+                .iter()
+                .take(most)
+                .filter(|(_, value)| !value.is_null())
+            {
                 if let Some(kept) = self.value(values, &join(path, key), value) {
                     copy.insert(key.chars().take(STRING_CAP).collect(), kept);
                 }
@@ -121,7 +135,10 @@ impl Reader {
     ) {
         let properties = schema.get("properties").and_then(Value::as_object);
         let Some(property) = properties.and_then(|properties| properties.get(key)) else {
-            let known = properties.into_iter().flat_map(Map::keys).map(String::as_str);
+            let known = properties
+                .into_iter()
+                .flat_map(Map::keys)
+                .map(String::as_str);
             self.object_to(&join(path, key), suggest::unknown_field(path, key, known));
             return;
         };
@@ -159,12 +176,17 @@ impl Reader {
         };
         let most = bound(schema, "maxItems").unwrap_or(ITEM_CAP);
         if let Some(most) = bound(schema, "maxItems").filter(|most| items.len() > *most) {
-            self.object_to(path, format!("too many items: {}, must have at most {most}", items.len()));
+            self.object_to(
+                path,
+                format!("too many items: {}, must have at most {most}", items.len()),
+            );
         }
         let item_schema = schema.get("items")?;
-        let kept = items.iter().take(most).enumerate().filter_map(|(index, item)| {
-            self.value(item_schema, &format!("{path}[{index}]"), item)
-        });
+        let kept = items
+            .iter()
+            .take(most)
+            .enumerate()
+            .filter_map(|(index, item)| self.value(item_schema, &format!("{path}[{index}]"), item));
         Some(Value::Array(kept.collect()))
     }
 
@@ -175,16 +197,24 @@ impl Reader {
         };
         let most = bound(schema, "maxLength");
         if let Some(most) = most.filter(|most| text.chars().nth(*most).is_some()) {
-            self.object_to(path, format!("too long: may not be more than {most} characters"));
+            self.object_to(
+                path,
+                format!("too long: may not be more than {most} characters"),
+            );
         }
         let allowed = schema.get("enum").and_then(Value::as_array);
         if let Some(allowed) = allowed.filter(|allowed| !allowed.contains(value)) {
             let names: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
-            self.object_to(path, format!("unsupported value: must be one of {}", names.join(", ")));
+            self.object_to(
+                path,
+                format!("unsupported value: must be one of {}", names.join(", ")),
+            );
             self.broken.push(path.to_owned());
             return None;
         }
-        Some(Value::String(text.chars().take(most.unwrap_or(STRING_CAP)).collect()))
+        Some(Value::String(
+            text.chars().take(most.unwrap_or(STRING_CAP)).collect(),
+        ))
     }
 
     fn integer(&mut self, schema: &Value, path: &str, value: &Value) -> Option<Value> {
@@ -216,13 +246,20 @@ fn as_float(number: i64) -> f64 {
 }
 
 fn bound(schema: &Value, keyword: &str) -> Option<usize> {
-    schema.get(keyword).and_then(Value::as_u64).and_then(|bound| usize::try_from(bound).ok())
+    schema
+        .get(keyword)
+        .and_then(Value::as_u64)
+        .and_then(|bound| usize::try_from(bound).ok())
 }
 
 /// `path` with `key` below it; a long key is cut.
 pub(super) fn join(path: &str, key: &str) -> String {
     let key: String = key.chars().take(128).collect();
-    if path.is_empty() { key } else { format!("{path}.{key}") }
+    if path.is_empty() {
+        key
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 /// What a value is, in a user's words.

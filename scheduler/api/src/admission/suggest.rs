@@ -22,7 +22,9 @@ pub(super) fn unknown_field<'a>(
 
 /// Addition to the message of `rule` about the value at fault; empty when nothing is near.
 pub(super) fn value(rule: &str, value: Option<&Value>) -> String {
-    let Some(text) = value.and_then(Value::as_str) else { return String::new() };
+    let Some(text) = value.and_then(Value::as_str) else {
+        return String::new();
+    };
     let mut names = match rule {
         "R3" => nearest_instance_types(text),
         "I2" => nearest_presets(text),
@@ -32,5 +34,9 @@ pub(super) fn value(rule: &str, value: Option<&Value>) -> String {
     if rule == "T2/tunable" {
         names.retain(|name| preset(name).is_some_and(|preset| preset.tuning_capable));
     }
-    if names.is_empty() { String::new() } else { format!("; did you mean {}?", names.join(" or ")) }
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!("; did you mean {}?", names.join(" or "))
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::LazyLock;
 
-use kube::core::cel::{CompiledSchema, ErrorKind, ValidationError, compile_schema, validate_compiled};
+use kube::core::cel::{
+    CompiledSchema, ErrorKind, ValidationError, compile_schema, validate_compiled,
+};
 use serde_json::Value;
 
 use super::policy::{self, Strictness};
@@ -21,7 +23,9 @@ static TABLE: LazyLock<Result<Vec<(String, Schemas)>, String>> = LazyLock::new(|
     let definition = workspace_crd().map_err(|error| error.to_string())?;
     let mut table = Vec::new();
     for version in definition.spec.versions {
-        let schema = version.schema.and_then(|validation| validation.open_api_v3_schema);
+        let schema = version
+            .schema
+            .and_then(|validation| validation.open_api_v3_schema);
         let json = serde_json::to_value(&schema).map_err(|error| error.to_string())?;
         let compiled = compile_schema(&json);
         table.push((version.name, Schemas { json, compiled }));
@@ -33,7 +37,10 @@ impl Schemas {
     /// The schema of `version`.
     pub(super) fn of(version: &str) -> Result<&'static Self, String> {
         let table = TABLE.as_ref().map_err(Clone::clone)?;
-        let found = table.iter().find(|(name, _)| name == version).map(|(_, schemas)| schemas);
+        let found = table
+            .iter()
+            .find(|(name, _)| name == version)
+            .map(|(_, schemas)| schemas);
         found.ok_or_else(|| format!("the Workspace CRD has no version {version}"))
     }
 
@@ -51,8 +58,11 @@ pub(super) fn judge(
 ) -> Vec<Violation> {
     let old = old.map(|old| old.object);
     let mut found = by_schema(schemas, version, &new, old.as_ref());
-    let strictness =
-        if new.violations.is_empty() { Strictness::Unjudged } else { Strictness::Judged };
+    let strictness = if new.violations.is_empty() {
+        Strictness::Unjudged
+    } else {
+        Strictness::Judged
+    };
     found.extend(
         policy::judge(&new.object, old.as_ref(), strictness)
             .into_iter()
@@ -95,27 +105,57 @@ fn violation(
     let Some(rule) = rule(version, &error.rule, &path) else {
         return Some(Violation::new(path, error.message));
     };
-    let node = path.strip_suffix(rule.field.trim_start_matches('.')).unwrap_or(&path);
-    let node = if rule.field.is_empty() { path.as_str() } else { node.trim_end_matches('.') };
-    if new.is_broken_at_or_below(node) {
+    let node = path
+        .strip_suffix(rule.field.trim_start_matches('.'))
+        .unwrap_or(&path);
+    let node = if rule.field.is_empty() {
+        path.as_str()
+    } else {
+        node.trim_end_matches('.')
+    };
+    if misled(new, rule, node) {
         return None;
     }
     if rule.when != When::Update && old.is_some_and(|old| unchanged(&new.object, old, node)) {
         return None;
     }
     let hint = suggest::value(rule.id, at(&new.object, &path));
-    let path = if rule.id == "O1" { "metadata.name".to_owned() } else { path };
-    Some(Violation { path, message: error.message + &hint, rule: Some(rule.id) })
+    let path = match rule.id {
+        // The schema of metadata is not the CRD's, so the rule cannot point into it.
+        "O1" => "metadata.name".to_owned(),
+        _ => path,
+    };
+    Some(Violation {
+        path,
+        message: error.message + &hint,
+        rule: Some(rule.id),
+    })
+}
+
+/// Whether `rule` judged a value that was left out for its type, which is reported as such.
+fn misled(new: &Structure, rule: &Rule, node: &str) -> bool {
+    if node.is_empty() {
+        return new
+            .broken
+            .iter()
+            .any(|path| rule.expression.contains(&format!("self.{path}")));
+    }
+    new.is_broken_at_or_below(node)
 }
 
 /// The rule of the table that an error at `path` comes from. Several nodes can have the same expression.
 fn rule(version: &str, expression: &str, path: &str) -> Option<&'static Rule> {
     let shape = shape(path);
-    rules().iter().filter(|rule| rule.versions.include(version)).find(|rule| {
-        let Place::Schema(node) = rule.place else { return false };
-        rule.expression == expression
-            && shape == format!("{node}{}", rule.field).trim_start_matches('.')
-    })
+    rules()
+        .iter()
+        .filter(|rule| rule.versions.include(version))
+        .find(|rule| {
+            let Place::Schema(node) = rule.place else {
+                return false;
+            };
+            rule.expression == expression
+                && shape == format!("{node}{}", rule.field).trim_start_matches('.')
+        })
 }
 
 /// `path` without its indices: `a[3].b` is `a[].b`.

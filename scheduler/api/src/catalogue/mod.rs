@@ -9,7 +9,6 @@ mod preset;
 
 use std::sync::LazyLock;
 
-
 pub(crate) use nearest::nearest;
 
 pub use instance_type::{Cloud, InstanceTypeInfo};
@@ -31,7 +30,9 @@ pub fn instance_types() -> &'static [InstanceTypeInfo] {
 /// The instance type called `name`, ignoring case; its `name` is the canonical spelling.
 #[must_use]
 pub fn instance_type(name: &str) -> Option<&'static InstanceTypeInfo> {
-    instance_types().iter().find(|info| info.name.eq_ignore_ascii_case(name))
+    instance_types()
+        .iter()
+        .find(|info| info.name.eq_ignore_ascii_case(name))
 }
 
 /// Every preset, retired ones included, in the order of the table.
@@ -55,7 +56,9 @@ pub fn retired_preset(name: &str) -> Option<&'static Preset> {
 /// Up to three preset names (aliases where there are any) that `name` may be a misspelling of, nearest first.
 #[must_use]
 pub fn nearest_presets(name: &str) -> Vec<&'static str> {
-    let usable = presets().iter().filter(|preset| preset.delivery != Delivery::Retired);
+    let usable = presets()
+        .iter()
+        .filter(|preset| preset.delivery != Delivery::Retired);
     nearest(name, usable.flat_map(Preset::names))
 }
 
@@ -66,20 +69,29 @@ pub fn nearest_instance_types(name: &str) -> Vec<&'static str> {
 }
 
 fn named(name: &str) -> Option<&'static Preset> {
-    presets().iter().find(|preset| preset.names().any(|known| known.eq_ignore_ascii_case(name)))
+    presets()
+        .iter()
+        .find(|preset| preset.names().any(|known| known.eq_ignore_ascii_case(name)))
 }
 
 /// Rows of `text` that parse. A row that does not is left out; a test holds the tables to having none.
 fn rows<T>(text: &str, parse: fn(&Row<'_>) -> Option<T>) -> Vec<T> {
-    let mut reader =
-        csv::ReaderBuilder::new().comment(Some(b'#')).quoting(false).from_reader(text.as_bytes());
+    let mut reader = csv::ReaderBuilder::new()
+        .comment(Some(b'#'))
+        .quoting(false)
+        .from_reader(text.as_bytes());
     let Ok(header) = reader.headers().cloned() else {
         return Vec::new();
     };
     reader
         .records()
         .filter_map(Result::ok)
-        .filter_map(|record| parse(&Row { header: &header, record: &record }))
+        .filter_map(|record| {
+            parse(&Row {
+                header: &header,
+                record: &record,
+            })
+        })
         .collect()
 }
 
@@ -108,7 +120,12 @@ impl Row<'_> {
     /// A list separated by semicolons; empty when the cell is.
     fn list(&self, column: &str) -> Option<Vec<String>> {
         let text = self.text(column)?;
-        Some(text.split(';').filter(|part| !part.is_empty()).map(str::to_owned).collect())
+        Some(
+            text.split(';')
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect(),
+        )
     }
 
     /// A whole number; zero when the cell is empty.
@@ -130,7 +147,10 @@ impl Row<'_> {
         if fraction.len() > digits {
             return None;
         }
-        format!("{whole}{fraction:0<digits$}").parse().ok().map(Some)
+        format!("{whole}{fraction:0<digits$}")
+            .parse()
+            .ok()
+            .map(Some)
     }
 }
 
@@ -161,7 +181,11 @@ mod tests {
         }
         let mut seen = std::collections::BTreeSet::new();
         for info in instance_types() {
-            assert!(seen.insert(info.name.to_ascii_lowercase()), "{} twice", info.name);
+            assert!(
+                seen.insert(info.name.to_ascii_lowercase()),
+                "{} twice",
+                info.name
+            );
         }
     }
 
@@ -169,7 +193,10 @@ mod tests {
     fn an_instance_type_is_found_in_any_case_and_spelled_canonically() {
         let info = instance_type("standard_nc48ADS_a100_v4").unwrap();
         assert_eq!(info.name, "Standard_NC48ads_A100_v4");
-        assert_eq!((info.gpu_count, info.gpu_memory_gib, info.compute_capability), (2, 80, 80));
+        assert_eq!(
+            (info.gpu_count, info.gpu_memory_gib, info.compute_capability),
+            (2, 80, 80)
+        );
         assert_eq!(info.price_micro_dollars, Some(7_346_000));
         assert!(info.can_be_bought());
     }
@@ -179,7 +206,11 @@ mod tests {
         let info = instance_type("Standard_NC8ads_A10_v4").unwrap();
         assert_eq!(info.gpu_count, 0);
         assert!(!info.can_be_bought());
-        assert!(!instance_type("Standard_ND96isr_MI300X_v5").unwrap().is_nvidia());
+        assert!(
+            !instance_type("Standard_ND96isr_MI300X_v5")
+                .unwrap()
+                .is_nvidia()
+        );
         assert!(!instance_type("Standard_NC6s_v3").unwrap().can_be_bought());
     }
 
@@ -187,7 +218,10 @@ mod tests {
     fn a_preset_is_found_by_id_and_by_alias_in_any_case() {
         let by_alias = preset("PHI-4-mini-instruct").unwrap();
         assert_eq!(by_alias.name, "microsoft/Phi-4-mini-instruct");
-        assert!(std::ptr::eq(by_alias, preset("microsoft/phi-4-mini-instruct").unwrap()));
+        assert!(std::ptr::eq(
+            by_alias,
+            preset("microsoft/phi-4-mini-instruct").unwrap()
+        ));
         assert_eq!(by_alias.attention, Attention::Gqa);
         assert!(by_alias.tuning_capable && !by_alias.supports(Runtime::Transformers));
         assert!(preset("no-such-model").is_none());
@@ -206,8 +240,14 @@ mod tests {
     fn gates_latent_attention_and_delivery_are_read() {
         assert_eq!(preset("llama-3.1-8b-instruct").unwrap().gated, Gated::Yes);
         assert_eq!(preset("deepseek-v3-0324").unwrap().kv_lora_rank, 512);
-        assert_eq!(preset("deepseek-v3-0324").unwrap().attention, Attention::Mla);
-        assert_eq!(preset("llama-2-7b").unwrap().delivery, Delivery::PrivateImage);
+        assert_eq!(
+            preset("deepseek-v3-0324").unwrap().attention,
+            Attention::Mla
+        );
+        assert_eq!(
+            preset("llama-2-7b").unwrap().delivery,
+            Delivery::PrivateImage
+        );
         assert_eq!(preset("falcon-7b").unwrap().delivery, Delivery::Image);
         assert!(preset("qwen/qwen3-8b-awq").unwrap().is_quantized());
     }

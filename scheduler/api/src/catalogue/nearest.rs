@@ -53,7 +53,10 @@ mod tests {
     #[test]
     fn distance_counts_edits() {
         let of = |a: &str, b: &str| {
-            distance(&a.chars().collect::<Vec<_>>(), &b.chars().collect::<Vec<_>>())
+            distance(
+                &a.chars().collect::<Vec<_>>(),
+                &b.chars().collect::<Vec<_>>(),
+            )
         };
         assert_eq!(of("kitten", "sitting"), 3);
         assert_eq!(of("", "abc"), 3);
@@ -63,6 +66,9 @@ mod tests {
 
     #[test]
     fn separators_and_case_count_for_nothing() {
-        assert_eq!(nearest("PHI_4", ["phi-4", "phi-4x", "other"].into_iter())[0], "phi-4");
+        assert_eq!(
+            nearest("PHI_4", ["phi-4", "phi-4x", "other"].into_iter())[0],
+            "phi-4"
+        );
     }
 }

@@ -116,7 +116,10 @@ pub struct Preset {
 impl Preset {
     /// Aliases, then the id.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.aliases.iter().map(String::as_str).chain([self.name.as_str()])
+        self.aliases
+            .iter()
+            .map(String::as_str)
+            .chain([self.name.as_str()])
     }
 
     /// The name that users write: the first alias, else the id.
@@ -175,7 +178,8 @@ impl Preset {
 
 /// Bytes of a cell in GiB with at most two decimals, rounded down.
 fn gib(row: &Row<'_>, column: &str) -> Option<u64> {
-    row.decimal(column, 2)?.map(|hundredths| (hundredths << 30) / 100)
+    row.decimal(column, 2)?
+        .map(|hundredths| (hundredths << 30) / 100)
 }
 
 fn attention(text: &str) -> Option<Attention> {

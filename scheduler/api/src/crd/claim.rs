@@ -16,7 +16,10 @@ const WIDE: [(&str, &str); 5] = [
     ("ID", ".status.providerID"),
     ("NodePool", r".metadata.labels.karpenter\.sh/nodepool"),
     ("NodeClass", ".spec.nodeClassRef.name"),
-    ("Drifted", r#".status.conditions[?(@.type=="Drifted")].status"#),
+    (
+        "Drifted",
+        r#".status.conditions[?(@.type=="Drifted")].status"#,
+    ),
 ];
 
 /// The NodeClaim CRD.
@@ -34,7 +37,9 @@ pub fn nodeclaim_crd() -> Result<CustomResourceDefinition, Error> {
             priority: Some(1),
             ..CustomResourceColumnDefinition::default()
         }));
-        let Some(validation) = &mut version.schema else { continue };
+        let Some(validation) = &mut version.schema else {
+            continue;
+        };
         let mut schema =
             serde_json::to_value(&validation.open_api_v3_schema).map_err(Error::Shape)?;
         clean(&mut schema);

@@ -6,7 +6,11 @@
 use super::schema::Limit;
 
 const fn limit(path: &'static str, keyword: &'static str, value: &'static str) -> Limit {
-    Limit { path, keyword, value }
+    Limit {
+        path,
+        keyword,
+        value,
+    }
 }
 
 /// Limits of both versions of the Workspace.
@@ -20,19 +24,47 @@ pub(super) const WORKSPACE: &[Limit] = &[
     limit("resource.contextLength", "maximum", "100000000"),
     limit("resource.concurrency", "minimum", "1"),
     limit("resource.concurrency", "maximum", "100000"),
-    limit("resource.labelSelector", "x-kubernetes-map-type", r#""atomic""#),
+    limit(
+        "resource.labelSelector",
+        "x-kubernetes-map-type",
+        r#""atomic""#,
+    ),
     limit("resource.labelSelector.matchLabels", "maxProperties", "16"),
     limit("resource.labelSelector.matchLabels{}", "maxLength", "63"),
     limit("resource.labelSelector.matchExpressions", "maxItems", "8"),
-    limit("resource.labelSelector.matchExpressions[].key", "maxLength", "317"),
-    limit("resource.labelSelector.matchExpressions[].operator", "maxLength", "16"),
-    limit("resource.labelSelector.matchExpressions[].values", "maxItems", "4"),
-    limit("resource.labelSelector.matchExpressions[].values[]", "maxLength", "63"),
+    limit(
+        "resource.labelSelector.matchExpressions[].key",
+        "maxLength",
+        "317",
+    ),
+    limit(
+        "resource.labelSelector.matchExpressions[].operator",
+        "maxLength",
+        "16",
+    ),
+    limit(
+        "resource.labelSelector.matchExpressions[].values",
+        "maxItems",
+        "4",
+    ),
+    limit(
+        "resource.labelSelector.matchExpressions[].values[]",
+        "maxLength",
+        "63",
+    ),
     limit("inference.preset.name", "maxLength", "256"),
     limit("inference.preset.accessMode", "default", r#""public""#),
     limit("inference.preset.presetOptions.image", "maxLength", "1024"),
-    limit("inference.preset.presetOptions.imagePullSecrets", "maxItems", "16"),
-    limit("inference.preset.presetOptions.imagePullSecrets[]", "maxLength", "253"),
+    limit(
+        "inference.preset.presetOptions.imagePullSecrets",
+        "maxItems",
+        "16",
+    ),
+    limit(
+        "inference.preset.presetOptions.imagePullSecrets[]",
+        "maxLength",
+        "253",
+    ),
     limit("inference.config", "maxLength", "253"),
     limit("inference.adapters", "maxItems", "10"),
     limit("inference.adapters[].strength", "maxLength", "64"),
@@ -40,16 +72,32 @@ pub(super) const WORKSPACE: &[Limit] = &[
     limit("inference.adapters[].source.image", "maxLength", "1024"),
     limit("inference.adapters[].source.urls", "maxItems", "96"),
     limit("inference.adapters[].source.urls[]", "maxLength", "2048"),
-    limit("inference.adapters[].source.imagePullSecrets", "maxItems", "16"),
-    limit("inference.adapters[].source.imagePullSecrets[]", "maxLength", "253"),
+    limit(
+        "inference.adapters[].source.imagePullSecrets",
+        "maxItems",
+        "16",
+    ),
+    limit(
+        "inference.adapters[].source.imagePullSecrets[]",
+        "maxLength",
+        "253",
+    ),
     limit("tuning", "required", r#"["input", "output"]"#),
     limit("tuning.method", "maxLength", "64"),
     limit("tuning.config", "maxLength", "253"),
     limit("tuning.preset.name", "maxLength", "256"),
     limit("tuning.preset.accessMode", "default", r#""public""#),
     limit("tuning.preset.presetOptions.image", "maxLength", "1024"),
-    limit("tuning.preset.presetOptions.imagePullSecrets", "maxItems", "16"),
-    limit("tuning.preset.presetOptions.imagePullSecrets[]", "maxLength", "253"),
+    limit(
+        "tuning.preset.presetOptions.imagePullSecrets",
+        "maxItems",
+        "16",
+    ),
+    limit(
+        "tuning.preset.presetOptions.imagePullSecrets[]",
+        "maxLength",
+        "253",
+    ),
     limit("tuning.input.name", "maxLength", "1024"),
     limit("tuning.input.image", "maxLength", "1024"),
     limit("tuning.input.urls", "maxItems", "96"),
@@ -59,9 +107,17 @@ pub(super) const WORKSPACE: &[Limit] = &[
     limit("tuning.output.image", "maxLength", "1024"),
     limit("tuning.output.imagePushSecret", "maxLength", "253"),
     limit("status.conditions", "x-kubernetes-list-type", r#""map""#),
-    limit("status.conditions", "x-kubernetes-list-map-keys", r#"["type"]"#),
+    limit(
+        "status.conditions",
+        "x-kubernetes-list-map-keys",
+        r#"["type"]"#,
+    ),
     limit("status.conditions[].type", "maxLength", "316"),
-    limit("status.conditions[].status", "enum", r#"["True", "False", "Unknown"]"#),
+    limit(
+        "status.conditions[].status",
+        "enum",
+        r#"["True", "False", "Unknown"]"#,
+    ),
     limit("status.conditions[].reason", "minLength", "1"),
     limit("status.conditions[].reason", "maxLength", "1024"),
     limit("status.conditions[].message", "maxLength", "32768"),
@@ -72,19 +128,24 @@ pub(super) const WORKSPACE: &[Limit] = &[
 pub(super) const WORKSPACE_BETA: &[Limit] = &[
     limit("resource.partition.profile", "maxLength", "32"),
     limit("resource.partition.count", "minimum", "1"),
-    limit("inference.preset.presetOptions.modelAccessSecret", "maxLength", "253"),
-    limit("tuning.preset.presetOptions.modelAccessSecret", "maxLength", "253"),
+    limit(
+        "inference.preset.presetOptions.modelAccessSecret",
+        "maxLength",
+        "253",
+    ),
+    limit(
+        "tuning.preset.presetOptions.modelAccessSecret",
+        "maxLength",
+        "253",
+    ),
 ];
 
 /// A label key, whose prefix is a DNS subdomain.
-const KEY: &str =
-    r#""^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*(\\/))?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$""#;
+const KEY: &str = r#""^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*(\\/))?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$""#;
 const EFFECTS: &str = r#"["NoSchedule", "PreferNoSchedule", "NoExecute"]"#;
-const OPERATORS: &str =
-    r#"["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt", "Gte", "Lte"]"#;
+const OPERATORS: &str = r#"["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt", "Gte", "Lte"]"#;
 const VALUE: &str = r#""^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$""#;
-const QUANTITY: &str =
-    r#""^(\\+|-)?(([0-9]+(\\.[0-9]*)?)|(\\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\\+|-)?(([0-9]+(\\.[0-9]*)?)|(\\.[0-9]+))))?$""#;
+const QUANTITY: &str = r#""^(\\+|-)?(([0-9]+(\\.[0-9]*)?)|(\\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\\+|-)?(([0-9]+(\\.[0-9]*)?)|(\\.[0-9]+))))?$""#;
 const NUMBER_OR_TEXT: &str = r#"[{"type": "integer"}, {"type": "string"}]"#;
 
 /// Limits of the NodeClaim, as Karpenter's own CRD has them.
@@ -99,10 +160,18 @@ pub(super) const NODE_CLAIM: &[Limit] = &[
     limit("spec.nodeClassRef.name", "minLength", "1"),
     limit("spec.requirements", "maxItems", "100"),
     limit("spec.requirements", "x-kubernetes-list-type", r#""atomic""#),
-    limit("spec.requirements", "x-kubernetes-validations", REQUIREMENTS),
+    limit(
+        "spec.requirements",
+        "x-kubernetes-validations",
+        REQUIREMENTS,
+    ),
     limit("spec.requirements[].key", "maxLength", "316"),
     limit("spec.requirements[].key", "pattern", KEY),
-    limit("spec.requirements[].key", "x-kubernetes-validations", REQUIREMENT_KEY),
+    limit(
+        "spec.requirements[].key",
+        "x-kubernetes-validations",
+        REQUIREMENT_KEY,
+    ),
     limit("spec.requirements[].operator", "enum", OPERATORS),
     limit("spec.requirements[].values[]", "maxLength", "63"),
     limit("spec.requirements[].minValues", "minimum", "1"),
@@ -118,17 +187,33 @@ pub(super) const NODE_CLAIM: &[Limit] = &[
     limit("spec.startupTaints[].value", "pattern", VALUE),
     limit("spec.startupTaints[].effect", "enum", EFFECTS),
     limit("spec.expireAfter", "default", r#""720h""#),
-    limit("spec.expireAfter", "pattern", r#""^(([0-9]+(s|m|h))+|Never)$""#),
-    limit("spec.terminationGracePeriod", "pattern", r#""^([0-9]+(s|m|h))+$""#),
+    limit(
+        "spec.expireAfter",
+        "pattern",
+        r#""^(([0-9]+(s|m|h))+|Never)$""#,
+    ),
+    limit(
+        "spec.terminationGracePeriod",
+        "pattern",
+        r#""^([0-9]+(s|m|h))+$""#,
+    ),
     limit("status.capacity{}", "anyOf", NUMBER_OR_TEXT),
     limit("status.capacity{}", "pattern", QUANTITY),
     limit("status.allocatable{}", "anyOf", NUMBER_OR_TEXT),
     limit("status.allocatable{}", "pattern", QUANTITY),
     limit("status.lastPodEventTime", "format", r#""date-time""#),
     limit("status.conditions", "x-kubernetes-list-type", r#""map""#),
-    limit("status.conditions", "x-kubernetes-list-map-keys", r#"["type"]"#),
+    limit(
+        "status.conditions",
+        "x-kubernetes-list-map-keys",
+        r#"["type"]"#,
+    ),
     limit("status.conditions[].type", "maxLength", "316"),
-    limit("status.conditions[].status", "enum", r#"["True", "False", "Unknown"]"#),
+    limit(
+        "status.conditions[].status",
+        "enum",
+        r#"["True", "False", "Unknown"]"#,
+    ),
     limit("status.conditions[].reason", "maxLength", "1024"),
     limit(
         "status.conditions[].reason",

@@ -10,7 +10,6 @@ mod policy;
 mod schema;
 mod workspace;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::Serialize;
 
 pub use claim::nodeclaim_crd;
@@ -67,7 +66,7 @@ pub enum Error {
 /// # Errors
 /// See [`workspace_crd`]; and [`Error::Yaml`].
 pub fn workspace_crd_yaml() -> Result<String, Error> {
-    definition_yaml("the Workspace CRD", &workspace_crd()?)
+    yaml("the Workspace CRD", &workspace_crd()?)
 }
 
 /// The NodeClaim CRD as YAML, one document.
@@ -75,7 +74,7 @@ pub fn workspace_crd_yaml() -> Result<String, Error> {
 /// # Errors
 /// See [`nodeclaim_crd`]; and [`Error::Yaml`].
 pub fn nodeclaim_crd_yaml() -> Result<String, Error> {
-    definition_yaml("the NodeClaim CRD", &nodeclaim_crd()?)
+    yaml("the NodeClaim CRD", &nodeclaim_crd()?)
 }
 
 /// Both CRDs as YAML, two documents, Workspace first.
@@ -83,7 +82,11 @@ pub fn nodeclaim_crd_yaml() -> Result<String, Error> {
 /// # Errors
 /// See [`workspace_crd`]; and [`Error::Yaml`].
 pub fn crd_yaml() -> Result<String, Error> {
-    Ok(format!("{}---\n{}", workspace_crd_yaml()?, nodeclaim_crd_yaml()?))
+    Ok(format!(
+        "{}---\n{}",
+        workspace_crd_yaml()?,
+        nodeclaim_crd_yaml()?
+    ))
 }
 
 /// The admission policy and its binding as YAML, two documents.
@@ -96,16 +99,11 @@ pub fn admission_policy_yaml() -> Result<String, Error> {
     Ok(format!("{policy}---\n{binding}"))
 }
 
-fn definition_yaml(
-    what: &'static str,
-    definition: &CustomResourceDefinition,
-) -> Result<String, Error> {
-    yaml(what, definition)
-}
-
 fn yaml<T: Serialize>(what: &'static str, object: &T) -> Result<String, Error> {
-    let mut text = serde_saphyr::to_string(object)
-        .map_err(|source| Error::Yaml { what, source: Box::new(source) })?;
+    let mut text = serde_saphyr::to_string(object).map_err(|source| Error::Yaml {
+        what,
+        source: Box::new(source),
+    })?;
     if !text.ends_with('\n') {
         text.push('\n');
     }

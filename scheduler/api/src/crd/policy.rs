@@ -13,8 +13,11 @@ use crate::rules::{BINDING_NAME, POLICY_NAME, Place, Rule, policy_expression, ru
 /// The policy with every rule whose place is the policy, in the order of the table.
 #[must_use]
 pub fn admission_policy() -> ValidatingAdmissionPolicy {
-    let validations =
-        rules().iter().filter(|rule| rule.place == Place::Policy).map(validation).collect();
+    let validations = rules()
+        .iter()
+        .filter(|rule| rule.place == Place::Policy)
+        .map(validation)
+        .collect();
     ValidatingAdmissionPolicy {
         metadata: named(POLICY_NAME),
         spec: Some(ValidatingAdmissionPolicySpec {
@@ -59,5 +62,8 @@ fn validation(rule: &Rule) -> Validation {
 }
 
 fn named(name: &str) -> ObjectMeta {
-    ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        ..ObjectMeta::default()
+    }
 }

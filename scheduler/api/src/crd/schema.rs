@@ -20,22 +20,17 @@ pub(super) struct Limit {
 /// and is dropped by the server), defaults that the types need only for reading, formats that Kubernetes does not
 /// know, titles.
 pub(super) fn clean(node: &mut Value) {
-    let Some(map) = node.as_object_mut() else { return };
+    let Some(map) = node.as_object_mut() else {
+        return;
+    };
     for keyword in ["nullable", "default", "title"] {
         map.remove(keyword);
     }
     if let Some(wide) = map.get("format").and_then(Value::as_str).and_then(signed) {
         map.insert("format".to_owned(), json!(wide));
     }
-    if let Some(minimum) = map.get("minimum").and_then(Value::as_f64) {
-        if minimum.abs() < f64::EPSILON {
-            map.insert("minimum".to_owned(), json!(0));
-        }
-    }
-    for properties in ["properties"] {
-        if let Some(children) = map.get_mut(properties).and_then(Value::as_object_mut) {
-            children.values_mut().for_each(clean);
-        }
+    if let Some(children) = map.get_mut("properties").and_then(Value::as_object_mut) {
+        children.values_mut().for_each(clean);
     }
     for single in ["items", "additionalProperties"] {
         if let Some(child) = map.get_mut(single) {
@@ -69,9 +64,13 @@ pub(super) fn limit(schema: &mut Value, version: &str, limits: &[Limit]) -> Resu
 /// Adds the rules of `version` that belong in the schema, in the order of the table.
 pub(super) fn enforce(schema: &mut Value, version: &str, rules: &[Rule]) -> Result<(), Error> {
     for rule in rules.iter().filter(|rule| rule.versions.include(version)) {
-        let Place::Schema(path) = rule.place else { continue };
+        let Place::Schema(path) = rule.place else {
+            continue;
+        };
         let node = node(schema, version, path)?;
-        let list = node.entry("x-kubernetes-validations").or_insert_with(|| json!([]));
+        let list = node
+            .entry("x-kubernetes-validations")
+            .or_insert_with(|| json!([]));
         if let Some(list) = list.as_array_mut() {
             list.push(validation(rule));
         }
@@ -98,7 +97,10 @@ fn node<'a>(
     version: &str,
     path: &str,
 ) -> Result<&'a mut Map<String, Value>, Error> {
-    let missing = || Error::NoSuchField { version: version.to_owned(), path: path.to_owned() };
+    let missing = || Error::NoSuchField {
+        version: version.to_owned(),
+        path: path.to_owned(),
+    };
     let mut current = schema;
     for part in path.split('.').filter(|part| !part.is_empty()) {
         let name = part.trim_end_matches(['[', ']', '{', '}']);

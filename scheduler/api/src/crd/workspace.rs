@@ -21,9 +21,15 @@ use crate::workspace::{Workspace, v1alpha1};
 pub fn workspace_crd() -> Result<CustomResourceDefinition, Error> {
     let stored = edited(Workspace::crd())?;
     let served = edited(v1alpha1::Workspace::crd())?;
-    let mut definition = merge_crds(vec![stored, served], "v1beta1")
-        .map_err(|source| Error::Merge { kind: "Workspace", source })?;
-    definition.spec.versions.sort_by(|left, right| left.name.cmp(&right.name));
+    let mut definition =
+        merge_crds(vec![stored, served], "v1beta1").map_err(|source| Error::Merge {
+            kind: "Workspace",
+            source,
+        })?;
+    definition
+        .spec
+        .versions
+        .sort_by(|left, right| left.name.cmp(&right.name));
     Ok(definition)
 }
 
@@ -31,7 +37,9 @@ pub fn workspace_crd() -> Result<CustomResourceDefinition, Error> {
 fn edited(mut definition: CustomResourceDefinition) -> Result<CustomResourceDefinition, Error> {
     for version in &mut definition.spec.versions {
         version.additional_printer_columns = Some(columns());
-        let Some(validation) = &mut version.schema else { continue };
+        let Some(validation) = &mut version.schema else {
+            continue;
+        };
         let mut schema =
             serde_json::to_value(&validation.open_api_v3_schema).map_err(Error::Shape)?;
         edit(&mut schema, &version.name)?;
@@ -66,7 +74,12 @@ fn columns() -> Vec<CustomResourceColumnDefinition> {
         ready("InferenceReady", INFERENCE_READY),
         ready("JobStarted", JOB_STARTED),
         ready("WorkspaceReady", WORKSPACE_READY),
-        column("TargetNodeCount", "integer", ".status.targetNodeCount", Some(1)),
+        column(
+            "TargetNodeCount",
+            "integer",
+            ".status.targetNodeCount",
+            Some(1),
+        ),
         column("State", "string", ".status.state", Some(1)),
         column("Age", "date", ".metadata.creationTimestamp", None),
     ]

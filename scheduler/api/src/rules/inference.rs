@@ -9,7 +9,8 @@ const SUBDOMAIN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a
 const ANY_CASE_SUBDOMAIN: &str =
     "^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?([.][A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*$";
 /// Decimals from 0 to 1, with or without a negative exponent.
-const ZERO_TO_ONE: &str = "^[+]?(0+([.][0-9]*)?|0*[.][0-9]+|0*1([.]0*)?|0*[0-9]([.][0-9]*)?[eE]-0*[1-9][0-9]*)$";
+const ZERO_TO_ONE: &str =
+    "^[+]?(0+([.][0-9]*)?|0*[.][0-9]+|0*1([.]0*)?|0*[0-9]([.][0-9]*)?[eE]-0*[1-9][0-9]*)$";
 
 pub(super) fn rules() -> Vec<Rule> {
     let mut rules = section();
@@ -22,7 +23,10 @@ pub(super) fn rules() -> Vec<Rule> {
 /// Names under which the presets that `wanted` picks are called, ids with a slash left out where any `org/model` will
 /// do.
 pub(super) fn names(wanted: impl Fn(&Preset) -> bool) -> impl Iterator<Item = &'static str> {
-    presets().iter().filter(move |preset| wanted(preset)).flat_map(Preset::names)
+    presets()
+        .iter()
+        .filter(move |preset| wanted(preset))
+        .flat_map(Preset::names)
 }
 
 fn section() -> Vec<Rule> {

@@ -149,8 +149,10 @@ pub fn rules() -> &'static [Rule] {
 
 /// A CEL list of string literals in lower case, sorted, each once. The names may not hold quotes or backslashes.
 fn literals<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
-    let mut names: Vec<String> =
-        names.into_iter().map(|name| name.as_ref().to_ascii_lowercase()).collect();
+    let mut names: Vec<String> = names
+        .into_iter()
+        .map(|name| name.as_ref().to_ascii_lowercase())
+        .collect();
     names.sort_unstable();
     names.dedup();
     let quoted: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
@@ -173,7 +175,12 @@ mod tests {
     fn every_message_names_a_field_and_a_remedy() {
         for rule in rules() {
             assert!(rule.message.len() > 30, "{}: {}", rule.id, rule.message);
-            assert!(rule.message.contains([':', ';']), "{}: no remedy: {}", rule.id, rule.message);
+            assert!(
+                rule.message.contains([':', ';']),
+                "{}: no remedy: {}",
+                rule.id,
+                rule.message
+            );
             assert!(rule.message.len() <= 2048);
         }
     }

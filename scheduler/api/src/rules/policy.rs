@@ -60,7 +60,10 @@ pub(super) fn rules() -> Vec<Rule> {
 
 /// The value of an annotation, empty when absent.
 fn annotation(object: &str, key: &str) -> String {
-    format!("({} ? {object}.metadata.annotations['{key}'] : '')", annotated(object, key))
+    format!(
+        "({} ? {object}.metadata.annotations['{key}'] : '')",
+        annotated(object, key)
+    )
 }
 
 fn annotated(object: &str, key: &str) -> String {
@@ -70,9 +73,15 @@ fn annotated(object: &str, key: &str) -> String {
 fn annotations() -> Vec<Rule> {
     let rule = |id, key: &'static str, field, values: &str, message| {
         let value = annotation("object", key);
-        let value = if id == "O4" { format!("{value}.trim().lowerAscii()") } else { value };
+        let value = if id == "O4" {
+            format!("{value}.trim().lowerAscii()")
+        } else {
+            value
+        };
         let expression = format!("!({}) || {value} in {values}", annotated("object", key));
-        Rule::of_policy(id, expression, message).when(When::Annotation(key)).field(field)
+        Rule::of_policy(id, expression, message)
+            .when(When::Annotation(key))
+            .field(field)
     };
     vec![
         rule(
@@ -110,7 +119,10 @@ fn annotations() -> Vec<Rule> {
 }
 
 fn transformers() -> String {
-    format!("{} == 'transformers'", annotation("object", ANNOTATION_RUNTIME))
+    format!(
+        "{} == 'transformers'",
+        annotation("object", ANNOTATION_RUNTIME)
+    )
 }
 
 const HAS_PRESET: &str =
@@ -231,7 +243,12 @@ fn memories() -> String {
     map(instance_types()
         .iter()
         .filter(|info| info.total_gpu_memory_gib() > 0)
-        .map(|info| (info.name.as_str(), u64::from(info.total_gpu_memory_gib()) * 100)))
+        .map(|info| {
+            (
+                info.name.as_str(),
+                u64::from(info.total_gpu_memory_gib()) * 100,
+            )
+        }))
 }
 
 /// CEL map from MIG profile to memory in hundredths of a GiB.
@@ -243,8 +260,9 @@ fn slices() -> String {
 }
 
 fn map<'a>(entries: impl Iterator<Item = (&'a str, u64)>) -> String {
-    let mut entries: Vec<String> =
-        entries.map(|(name, value)| format!("'{}': {value}", name.to_ascii_lowercase())).collect();
+    let mut entries: Vec<String> = entries
+        .map(|(name, value)| format!("'{}': {value}", name.to_ascii_lowercase()))
+        .collect();
     entries.sort_unstable();
     format!("{{{}}}", entries.join(", "))
 }

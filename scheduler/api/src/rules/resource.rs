@@ -39,7 +39,10 @@ fn instance_type() -> Rule {
         name.starts_with("standard_n") || name.starts_with("standard_d")
     };
     let others = literals(
-        instance_types().iter().map(|info| info.name.as_str()).filter(|name| !admitted(name)),
+        instance_types()
+            .iter()
+            .map(|info| info.name.as_str())
+            .filter(|name| !admitted(name)),
     );
     Rule::at(
         "R3",
@@ -143,7 +146,9 @@ fn immutable() -> Vec<Rule> {
 fn partition() -> Vec<Rule> {
     let profiles = literals(MIG_PROFILES);
     let rule = |id, field, expression: String, message| {
-        Rule::at(id, "resource.partition", expression, message).only(Versions::Beta).field(field)
+        Rule::at(id, "resource.partition", expression, message)
+            .only(Versions::Beta)
+            .field(field)
     };
     vec![
         rule(

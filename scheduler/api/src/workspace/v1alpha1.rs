@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::v1beta1::{
     self, AccessMode, AdapterSpec, DataDestination, DataSource, PlanStatus, SchedulingSpec,
-    any_object,
+    any_object, or_empty,
 };
 
 /// A model put to work: inference or tuning, and the GPUs it may use.
@@ -82,7 +82,11 @@ pub struct InferenceSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<PresetSpec>,
     /// Free pod template; excludes preset.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "or_empty",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(schema_with = "any_object")]
     pub template: Option<k8s_openapi::api::core::v1::PodTemplateSpec>,
     /// ConfigMap with key `inference_config.yaml`, same namespace.

@@ -111,7 +111,11 @@ pub struct InferenceSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<PresetSpec>,
     /// Free pod template; excludes preset.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "or_empty",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(schema_with = "any_object")]
     pub template: Option<PodTemplateSpec>,
     /// ConfigMap with key `inference_config.yaml`, same namespace.
@@ -190,7 +194,11 @@ pub struct DataSource {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_pull_secrets: Option<Vec<String>>,
     /// Pod volume holding the files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "or_empty",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(schema_with = "any_object")]
     pub volume_source: Option<Volume>,
 }
@@ -206,7 +214,11 @@ pub struct DataDestination {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_push_secret: Option<String>,
     /// Pod volume receiving the results.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "or_empty",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(schema_with = "any_object")]
     pub volume_source: Option<Volume>,
 }
@@ -317,4 +329,32 @@ pub(super) fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema 
         "nullable": true,
         "x-kubernetes-preserve-unknown-fields": true,
     })
+}
+
+/// Reads a part whose content the schema leaves open. One that does not parse reads as empty: an error would fail the
+/// whole list that the object came in, and with it every other Workspace.
+pub(super) fn or_empty<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::de::DeserializeOwned + Default,
+{
+    let value = Option::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(value.map(|value| serde_json::from_value(value).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Workspace;
+
+    #[test]
+    fn a_template_that_is_no_pod_template_reads_as_an_empty_one() {
+        let object = serde_json::json!({
+            "apiVersion": "kaito.sh/v1beta1", "kind": "Workspace", "metadata": {"name": "a"},
+            "resource": {"labelSelector": {}},
+            "inference": {"template": {"spec": 5}},
+        });
+        let workspace: Workspace = serde_json::from_value(object).unwrap();
+        let template = workspace.spec.inference.unwrap().template.unwrap();
+        assert!(template.spec.is_none());
+    }
 }
