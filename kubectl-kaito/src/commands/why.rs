@@ -53,11 +53,17 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     if needs_planner(&chain) {
         match planner_link(&cluster, &facts, now).await {
             Ok(link) => insert(&mut chain, link),
-            Err(failure) => facts.notes.push(format!("the planner could not be asked: {failure}")),
+            Err(failure) => facts
+                .notes
+                .push(format!("the planner could not be asked: {failure}")),
         }
     }
     print(args, &format, context, &facts, &chain, now)?;
-    Ok(if chain.verdict.is_good() { Exit::Success } else { Exit::Negative })
+    Ok(if chain.verdict.is_good() {
+        Exit::Success
+    } else {
+        Exit::Negative
+    })
 }
 
 fn print(
@@ -68,14 +74,27 @@ fn print(
     chain: &Chain,
     now: Timestamp,
 ) -> Result<(), Failure> {
-    let links = if args.all { chain.links.clone() } else { shortened(&chain.links) };
+    let links = if args.all {
+        chain.links.clone()
+    } else {
+        shortened(&chain.links)
+    };
     if *format == Format::Human {
-        context.printer.data(&text::why(facts, chain, &links, now))?;
+        context
+            .printer
+            .data(&text::why(facts, chain, &links, now))?;
         if args.all && !facts.events.is_empty() {
-            context.printer.data(&format!("\n{}", text::events(&facts.events, now, usize::MAX)))?;
+            context.printer.data(&format!(
+                "\n{}",
+                text::events(&facts.events, now, usize::MAX)
+            ))?;
         }
         for note in &facts.notes {
-            context.printer.note(&crate::output::escape::single_line(&format!("note: {note}")))?;
+            context
+                .printer
+                .note(&crate::output::escape::single_line(&format!(
+                    "note: {note}"
+                )))?;
         }
         return Ok(());
     }
@@ -87,34 +106,51 @@ fn print(
         "chain": links,
         "notes": facts.notes,
     });
-    document::print(&document::document("Why", now, &fields), format, &context.printer)
+    document::print(
+        &document::document("Why", now, &fields),
+        format,
+        &context.printer,
+    )
 }
 
 /// The planner is asked again only where placement is what is missing: condition `Placed` may be old.
 fn needs_planner(chain: &Chain) -> bool {
     chain.links.iter().any(|link| {
-        link.depth == Depth::Placement || (link.depth == Depth::Pod && link.value == "SchedulingGated")
+        link.depth == Depth::Placement
+            || (link.depth == Depth::Pod && link.value == "SchedulingGated")
     })
 }
 
 /// What the scheduler's own planner says about the cluster as it is now.
-async fn planner_link(cluster: &Cluster, facts: &Facts, now: Timestamp) -> Result<Option<Link>, Failure> {
+async fn planner_link(
+    cluster: &Cluster,
+    facts: &Facts,
+    now: Timestamp,
+) -> Result<Option<Link>, Failure> {
     let recorded = objects::from_cluster(cluster).await?;
     let landings = decide(&recorded, &[Arc::new(facts.workspace.clone())], now);
-    let Some(landing) = landings.into_iter().next() else { return Ok(None) };
+    let Some(landing) = landings.into_iter().next() else {
+        return Ok(None);
+    };
     let (value, message) = match landing.decision {
         Decision::Wait(waiting) => ("waits".to_owned(), waiting.message),
         Decision::Buy(bought, waiting) => (format!("buys {} nodes", bought.len()), waiting.message),
         Decision::Assign(found) => ("would be placed now".to_owned(), found.reason),
         Decision::Refused(error) => {
             let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
-            ("cannot run as written".to_owned(), format!("{error}{}", source.unwrap_or_default()))
+            (
+                "cannot run as written".to_owned(),
+                format!("{error}{}", source.unwrap_or_default()),
+            )
         }
         Decision::Placed(_) | Decision::Incomplete => return Ok(None),
     };
     Ok(Some(Link {
         depth: Depth::Placement,
-        object: format!("Workspace/{}", facts.workspace.metadata.name.as_deref().unwrap_or_default()),
+        object: format!(
+            "Workspace/{}",
+            facts.workspace.metadata.name.as_deref().unwrap_or_default()
+        ),
         field: "planner, now".to_owned(),
         value,
         message,
@@ -127,10 +163,17 @@ async fn planner_link(cluster: &Cluster, facts: &Facts, now: Timestamp) -> Resul
 /// Puts the planner's word behind what the condition says, unless both say the same.
 fn insert(chain: &mut Chain, link: Option<Link>) {
     let Some(link) = link else { return };
-    if chain.links.iter().any(|known| known.depth == Depth::Placement && known.message == link.message) {
+    if chain
+        .links
+        .iter()
+        .any(|known| known.depth == Depth::Placement && known.message == link.message)
+    {
         return;
     }
-    let place = chain.links.iter().position(|known| known.depth > Depth::Placement);
+    let place = chain
+        .links
+        .iter()
+        .position(|known| known.depth > Depth::Placement);
     chain.links.insert(place.unwrap_or(chain.links.len()), link);
 }
 

@@ -26,12 +26,23 @@ impl Line {
     /// Reads the time stamp at the head of `bytes`, if one is there.
     #[must_use]
     pub fn parse(bytes: Vec<u8>, complete: bool) -> Self {
-        let (stamp, text_start) = stamp_of(&bytes).map_or((None, 0), |(stamp, end)| (Some(stamp), end));
-        Self { bytes, text_start, stamp, complete }
+        let (stamp, text_start) =
+            stamp_of(&bytes).map_or((None, 0), |(stamp, end)| (Some(stamp), end));
+        Self {
+            bytes,
+            text_start,
+            stamp,
+            complete,
+        }
     }
 
     fn continuation(bytes: Vec<u8>, complete: bool) -> Self {
-        Self { bytes, text_start: 0, stamp: None, complete }
+        Self {
+            bytes,
+            text_start: 0,
+            stamp: None,
+            complete,
+        }
     }
 
     /// What the container wrote.
@@ -66,7 +77,10 @@ impl Line {
 /// Time stamp at the head of `bytes` and where the text after it begins. The stamp is RFC 3339 and one blank.
 fn stamp_of(bytes: &[u8]) -> Option<(Timestamp, usize)> {
     let longest = bytes.get(..bytes.len().min(48))?;
-    let end = longest.iter().position(|byte| *byte == b' ').unwrap_or(longest.len());
+    let end = longest
+        .iter()
+        .position(|byte| *byte == b' ')
+        .unwrap_or(longest.len());
     let text = str::from_utf8(longest.get(..end)?).ok()?;
     let stamp = text.parse().ok()?;
     Some((stamp, (end + 1).min(bytes.len())))
@@ -95,7 +109,11 @@ impl Framer {
 
     /// The unfinished last line, if there is one.
     pub fn finish(&mut self) -> Option<Line> {
-        if self.pending.is_empty() { None } else { Some(self.cut(false)) }
+        if self.pending.is_empty() {
+            None
+        } else {
+            Some(self.cut(false))
+        }
     }
 
     fn take(&mut self, mut bytes: &[u8], lines: &mut Vec<Line>) {
@@ -111,7 +129,11 @@ impl Framer {
     fn cut(&mut self, complete: bool) -> Line {
         let bytes = std::mem::take(&mut self.pending);
         let continues = std::mem::replace(&mut self.within_long_line, !complete);
-        if continues { Line::continuation(bytes, complete) } else { Line::parse(bytes, complete) }
+        if continues {
+            Line::continuation(bytes, complete)
+        } else {
+            Line::parse(bytes, complete)
+        }
     }
 }
 
@@ -136,7 +158,10 @@ mod tests {
     fn bytes_that_are_not_utf8_pass_through() {
         let line = Line::parse(b"2026-11-24T05:00:00Z \xff\xfe\x1b[1m".to_vec(), true);
         assert_eq!(line.text(), b"\xff\xfe\x1b[1m");
-        assert_eq!(Line::parse(b"\xff no stamp".to_vec(), true).text(), b"\xff no stamp");
+        assert_eq!(
+            Line::parse(b"\xff no stamp".to_vec(), true).text(),
+            b"\xff no stamp"
+        );
     }
 
     #[test]

@@ -23,7 +23,9 @@ impl Merger {
     /// A merger of `count` sources, numbered from 0; of equal stamps the lower source comes first.
     #[must_use]
     pub fn new(count: usize) -> Self {
-        Self { sources: (0..count).map(|_| Queue::default()).collect() }
+        Self {
+            sources: (0..count).map(|_| Queue::default()).collect(),
+        }
     }
 
     /// Adds a source and returns its number.
@@ -51,12 +53,18 @@ impl Merger {
     /// The source whose next line is needed before anything can be released, or `None` if none is.
     #[must_use]
     pub fn starved(&self) -> Option<usize> {
-        self.sources.iter().position(|queue| queue.lines.is_empty() && !queue.ended)
+        self.sources
+            .iter()
+            .position(|queue| queue.lines.is_empty() && !queue.ended)
     }
 
     /// The next line in order, or `None` while a source is starved or when all have ended.
     pub fn pop(&mut self) -> Option<(usize, Line)> {
-        if self.starved().is_some() { None } else { self.pop_any() }
+        if self.starved().is_some() {
+            None
+        } else {
+            self.pop_any()
+        }
     }
 
     /// The oldest line that has been pushed, whatever may still come.

@@ -40,8 +40,14 @@ impl Cursor {
     pub fn restart(&mut self) -> Option<Timestamp> {
         let last = self.last?;
         if self.went_back {
-            self.replay = Replay::Verbatim(self.recent.iter().map(|(_, line)| line.clone()).collect());
-            return self.recent.iter().filter_map(|(stamp, _)| *stamp).min().map(whole_second);
+            self.replay =
+                Replay::Verbatim(self.recent.iter().map(|(_, line)| line.clone()).collect());
+            return self
+                .recent
+                .iter()
+                .filter_map(|(stamp, _)| *stamp)
+                .min()
+                .map(whole_second);
         }
         self.replay = Replay::Stamps(last, self.printed_at_last);
         Some(whole_second(last))
@@ -65,14 +71,17 @@ impl Cursor {
     fn is_repeat(&mut self, line: &Line) -> bool {
         match &mut self.replay {
             Replay::Past => false,
-            Replay::Verbatim(known) => {
-                known.iter().position(|seen| seen == line.stamped()).is_some_and(|found| {
+            Replay::Verbatim(known) => known
+                .iter()
+                .position(|seen| seen == line.stamped())
+                .is_some_and(|found| {
                     known.swap_remove(found);
                     true
-                })
-            }
+                }),
             Replay::Stamps(last, left) => {
-                let Some(stamp) = line.stamp else { return false };
+                let Some(stamp) = line.stamp else {
+                    return false;
+                };
                 if stamp < *last {
                     return true;
                 }
@@ -130,15 +139,25 @@ mod tests {
     fn a_first_answer_is_printed_whole() {
         let mut cursor = Cursor::default();
         assert_eq!(cursor.restart(), None);
-        assert_eq!(accepted(&mut cursor, &["2026-01-01T00:00:01Z a", "no stamp"]), ["a", "no stamp"]);
+        assert_eq!(
+            accepted(&mut cursor, &["2026-01-01T00:00:01Z a", "no stamp"]),
+            ["a", "no stamp"]
+        );
     }
 
     #[test]
     fn after_a_cut_nothing_is_printed_twice_and_nothing_is_lost() {
         let mut cursor = Cursor::default();
-        let first = ["2026-01-01T00:00:01.1Z a", "2026-01-01T00:00:01.5Z b", "2026-01-01T00:00:01.5Z b"];
+        let first = [
+            "2026-01-01T00:00:01.1Z a",
+            "2026-01-01T00:00:01.5Z b",
+            "2026-01-01T00:00:01.5Z b",
+        ];
         assert_eq!(accepted(&mut cursor, &first).len(), 3);
-        assert_eq!(cursor.restart().unwrap().to_string(), "2026-01-01T00:00:01Z");
+        assert_eq!(
+            cursor.restart().unwrap().to_string(),
+            "2026-01-01T00:00:01Z"
+        );
         let again = [
             "2026-01-01T00:00:01.1Z a",
             "2026-01-01T00:00:01.5Z b",
@@ -154,19 +173,39 @@ mod tests {
         let mut cursor = Cursor::default();
         accepted(&mut cursor, &["2026-01-01T00:00:01Z a"]);
         cursor.restart();
-        assert_eq!(accepted(&mut cursor, &["2026-01-01T00:00:01Z a", "2026-01-01T00:00:01Z b"]), ["b"]);
+        assert_eq!(
+            accepted(
+                &mut cursor,
+                &["2026-01-01T00:00:01Z a", "2026-01-01T00:00:01Z b"]
+            ),
+            ["b"]
+        );
         cursor.restart();
-        let third = ["2026-01-01T00:00:01Z a", "2026-01-01T00:00:01Z b", "2026-01-01T00:00:01Z c"];
+        let third = [
+            "2026-01-01T00:00:01Z a",
+            "2026-01-01T00:00:01Z b",
+            "2026-01-01T00:00:01Z c",
+        ];
         assert_eq!(accepted(&mut cursor, &third), ["c"]);
     }
 
     #[test]
     fn a_clock_that_went_back_is_met_by_comparing_lines() {
         let mut cursor = Cursor::default();
-        accepted(&mut cursor, &["2026-01-01T00:00:09Z a", "2026-01-01T00:00:05Z b"]);
+        accepted(
+            &mut cursor,
+            &["2026-01-01T00:00:09Z a", "2026-01-01T00:00:05Z b"],
+        );
         assert!(cursor.went_back());
-        assert_eq!(cursor.restart().unwrap().to_string(), "2026-01-01T00:00:05Z");
-        let again = ["2026-01-01T00:00:09Z a", "2026-01-01T00:00:05Z b", "2026-01-01T00:00:06Z c"];
+        assert_eq!(
+            cursor.restart().unwrap().to_string(),
+            "2026-01-01T00:00:05Z"
+        );
+        let again = [
+            "2026-01-01T00:00:09Z a",
+            "2026-01-01T00:00:05Z b",
+            "2026-01-01T00:00:06Z c",
+        ];
         assert_eq!(accepted(&mut cursor, &again), ["c"]);
     }
 }

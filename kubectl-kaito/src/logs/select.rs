@@ -30,10 +30,23 @@ const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// Names of the pod's containers: init, then main, then ephemeral, which is also the order they are read in.
 #[must_use]
 pub fn containers(pod: &Pod) -> Vec<String> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let init = spec.init_containers.iter().flatten().map(|container| container.name.clone());
-    let main = spec.containers.iter().map(|container| container.name.clone());
-    let late = spec.ephemeral_containers.iter().flatten().map(|container| container.name.clone());
+    let Some(spec) = &pod.spec else {
+        return Vec::new();
+    };
+    let init = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .map(|container| container.name.clone());
+    let main = spec
+        .containers
+        .iter()
+        .map(|container| container.name.clone());
+    let late = spec
+        .ephemeral_containers
+        .iter()
+        .flatten()
+        .map(|container| container.name.clone());
     init.chain(main).chain(late).collect()
 }
 
@@ -46,14 +59,27 @@ pub fn default_container(pod: &Pod) -> Option<(String, Option<String>)> {
     if let Some(wanted) = wanted.filter(|wanted| containers(pod).contains(*wanted)) {
         return Some((wanted.clone(), None));
     }
-    let init: Vec<&str> = spec.init_containers.iter().flatten().map(|item| item.name.as_str()).collect();
-    let late: Vec<&str> =
-        spec.ephemeral_containers.iter().flatten().map(|item| item.name.as_str()).collect();
+    let init: Vec<&str> = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .map(|item| item.name.as_str())
+        .collect();
+    let late: Vec<&str> = spec
+        .ephemeral_containers
+        .iter()
+        .flatten()
+        .map(|item| item.name.as_str())
+        .collect();
     if spec.containers.len() + init.len() + late.len() == 1 {
         return Some((first, None));
     }
     let mut note = format!("Defaulted container \"{first}\" out of: ");
-    let names: Vec<&str> = spec.containers.iter().map(|item| item.name.as_str()).collect();
+    let names: Vec<&str> = spec
+        .containers
+        .iter()
+        .map(|item| item.name.as_str())
+        .collect();
     note.push_str(&names.join(", "));
     for name in late {
         let _ = write!(note, ", {name} (ephem)");
@@ -91,7 +117,10 @@ pub fn has_started(pod: &Pod, container: &str) -> bool {
 /// Whether the pod will never run again.
 #[must_use]
 pub fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
@@ -100,10 +129,17 @@ pub fn has_ended(pod: &Pod) -> bool {
 pub fn order_pods(pods: &mut [Pod]) {
     pods.sort_by_cached_key(|pod| {
         let status = pod.status.as_ref();
-        let assigned = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        let assigned = pod
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.node_name.is_some());
         let running = status.and_then(|status| status.phase.as_deref()) == Some("Running");
-        let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        let ready = conditions.iter().any(|item| item.type_ == "Ready" && item.status == "True");
+        let conditions = status
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default();
+        let ready = conditions
+            .iter()
+            .any(|item| item.type_ == "Ready" && item.status == "True");
         let restarts: i32 = status
             .and_then(|status| status.container_statuses.as_deref())
             .unwrap_or_default()
@@ -111,7 +147,14 @@ pub fn order_pods(pods: &mut [Pod]) {
             .map(|status| status.restart_count)
             .sum();
         let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        (!assigned, !running, !ready, restarts, created, pod.name_any())
+        (
+            !assigned,
+            !running,
+            !ready,
+            restarts,
+            created,
+            pod.name_any(),
+        )
     });
 }
 
@@ -135,7 +178,10 @@ mod tests {
         assert_eq!(containers(&pod), ["init", "main", "side"]);
         let (name, note) = default_container(&pod).unwrap();
         assert_eq!(name, "main");
-        assert_eq!(note.unwrap(), "Defaulted container \"main\" out of: main, side, init (init)");
+        assert_eq!(
+            note.unwrap(),
+            "Defaulted container \"main\" out of: main, side, init (init)"
+        );
     }
 
     #[test]
@@ -143,9 +189,15 @@ mod tests {
         let annotated = pod(json!({
             "metadata": {"annotations": {"kubectl.kubernetes.io/default-container": "side"}},
             "spec": {"containers": [{"name": "main"}, {"name": "side"}]}}));
-        assert_eq!(default_container(&annotated).unwrap(), ("side".to_owned(), None));
+        assert_eq!(
+            default_container(&annotated).unwrap(),
+            ("side".to_owned(), None)
+        );
         let single = pod(json!({"spec": {"containers": [{"name": "main"}]}}));
-        assert_eq!(default_container(&single).unwrap(), ("main".to_owned(), None));
+        assert_eq!(
+            default_container(&single).unwrap(),
+            ("main".to_owned(), None)
+        );
     }
 
     #[test]
@@ -154,7 +206,8 @@ mod tests {
             "state": {"waiting": {"reason": "CrashLoopBackOff"}}});
         let mut ran = waiting.clone();
         ran["lastState"] = json!({"terminated": {"exitCode": 1}});
-        let status = |item: serde_json::Value| pod(json!({"status": {"containerStatuses": [item]}}));
+        let status =
+            |item: serde_json::Value| pod(json!({"status": {"containerStatuses": [item]}}));
         assert!(!has_started(&status(waiting), "main"));
         assert!(has_started(&status(ran), "main"));
     }
@@ -163,8 +216,10 @@ mod tests {
     fn the_ready_pod_comes_before_the_pending_one() {
         let mut pods = vec![
             pod(json!({"metadata": {"name": "a"}, "status": {"phase": "Pending"}})),
-            pod(json!({"metadata": {"name": "b"}, "spec": {"containers": [], "nodeName": "n"},
-                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})),
+            pod(
+                json!({"metadata": {"name": "b"}, "spec": {"containers": [], "nodeName": "n"},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}),
+            ),
         ];
         order_pods(&mut pods);
         assert_eq!(pods[0].name_any(), "b");

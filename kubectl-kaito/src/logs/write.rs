@@ -34,7 +34,13 @@ impl LineWriter {
     ///
     /// # Errors
     /// Those of `out`.
-    pub fn line(&mut self, out: &mut dyn Write, source: usize, prefix: &str, line: &Line) -> io::Result<()> {
+    pub fn line(
+        &mut self,
+        out: &mut dyn Write,
+        source: usize,
+        prefix: &str,
+        line: &Line,
+    ) -> io::Result<()> {
         match self.open {
             Some(open) if open == source => {}
             Some(_) => {
@@ -43,14 +49,22 @@ impl LineWriter {
             }
             None => self.head(out, prefix)?,
         }
-        let bytes = if self.shape.timestamps { line.stamped() } else { line.text() };
+        let bytes = if self.shape.timestamps {
+            line.stamped()
+        } else {
+            line.text()
+        };
         if self.shape.terminal {
             out.write_all(visible(bytes).as_bytes())?;
         } else {
             out.write_all(bytes)?;
         }
         self.open = if line.complete { None } else { Some(source) };
-        if line.complete { out.write_all(b"\n") } else { Ok(()) }
+        if line.complete {
+            out.write_all(b"\n")
+        } else {
+            Ok(())
+        }
     }
 
     /// Ends a line that was left open.
@@ -58,11 +72,19 @@ impl LineWriter {
     /// # Errors
     /// Those of `out`.
     pub fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        if self.open.take().is_some() { out.write_all(b"\n") } else { Ok(()) }
+        if self.open.take().is_some() {
+            out.write_all(b"\n")
+        } else {
+            Ok(())
+        }
     }
 
     fn head(&self, out: &mut dyn Write, prefix: &str) -> io::Result<()> {
-        if self.shape.prefix { out.write_all(prefix.as_bytes()) } else { Ok(()) }
+        if self.shape.prefix {
+            out.write_all(prefix.as_bytes())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -79,7 +101,9 @@ fn visible(bytes: &[u8]) -> String {
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                 shown.push_str(&format!("\\u{{{:x}}}", u32::from(letter)));
             }
-            letter if letter.is_control() => shown.push_str(&format!("\\x{:02x}", u32::from(letter))),
+            letter if letter.is_control() => {
+                shown.push_str(&format!("\\x{:02x}", u32::from(letter)))
+            }
             letter => shown.push(letter),
         }
     }
@@ -99,7 +123,9 @@ mod tests {
         let mut out = Vec::new();
         let mut writer = LineWriter::new(shape);
         for (source, line) in lines {
-            writer.line(&mut out, *source, &format!("[pod/p{source}/main] "), line).unwrap();
+            writer
+                .line(&mut out, *source, &format!("[pod/p{source}/main] "), line)
+                .unwrap();
         }
         writer.finish(&mut out).unwrap();
         out
@@ -113,22 +139,42 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_no_control_sequences() {
-        let shape = Shape { terminal: true, ..Shape::default() };
+        let shape = Shape {
+            terminal: true,
+            ..Shape::default()
+        };
         let lines = [(0, line("\u{1b}[2Jhi\u{202e}\t\u{7}\r".as_bytes(), true))];
         assert_eq!(written(shape, &lines), b"^[[2Jhi\\u{202e}\t\\x07\\r\n");
     }
 
     #[test]
     fn stamps_and_prefixes_are_added_on_request() {
-        let shape = Shape { prefix: true, timestamps: true, terminal: false };
+        let shape = Shape {
+            prefix: true,
+            timestamps: true,
+            terminal: false,
+        };
         let lines = [(1, line(b"2026-01-01T00:00:00Z a", true))];
-        assert_eq!(written(shape, &lines), b"[pod/p1/main] 2026-01-01T00:00:00Z a\n");
+        assert_eq!(
+            written(shape, &lines),
+            b"[pod/p1/main] 2026-01-01T00:00:00Z a\n"
+        );
     }
 
     #[test]
     fn an_open_line_is_closed_before_another_source_speaks_and_at_the_end() {
-        let shape = Shape { prefix: true, ..Shape::default() };
-        let lines = [(0, line(b"a", false)), (0, line(b"b", false)), (1, line(b"c", false))];
-        assert_eq!(written(shape, &lines), b"[pod/p0/main] ab\n[pod/p1/main] c\n");
+        let shape = Shape {
+            prefix: true,
+            ..Shape::default()
+        };
+        let lines = [
+            (0, line(b"a", false)),
+            (0, line(b"b", false)),
+            (1, line(b"c", false)),
+        ];
+        assert_eq!(
+            written(shape, &lines),
+            b"[pod/p0/main] ab\n[pod/p1/main] c\n"
+        );
     }
 }

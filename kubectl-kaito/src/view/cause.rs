@@ -96,7 +96,10 @@ pub struct Chain {
 pub fn chain(facts: &Facts) -> Chain {
     let verdict = verdict(facts);
     if verdict.is_good() {
-        return Chain { verdict, links: Vec::new() };
+        return Chain {
+            verdict,
+            links: Vec::new(),
+        };
     }
     let mut links = Vec::new();
     links.extend(deletion(facts));
@@ -116,11 +119,16 @@ pub fn shortened(links: &[Link]) -> Vec<Link> {
     let mut short: Vec<(Link, usize)> = Vec::new();
     for link in links {
         match short.last_mut() {
-            Some((last, surplus)) if last.depth == link.depth && link.depth != Depth::Placement => *surplus += 1,
+            Some((last, surplus)) if last.depth == link.depth && link.depth != Depth::Placement => {
+                *surplus += 1
+            }
             _ => short.push((link.clone(), 0)),
         }
     }
-    short.into_iter().map(|(link, surplus)| counted(link, surplus)).collect()
+    short
+        .into_iter()
+        .map(|(link, surplus)| counted(link, surplus))
+        .collect()
 }
 
 fn counted(mut link: Link, surplus: usize) -> Link {
@@ -149,10 +157,17 @@ fn deletion(facts: &Facts) -> Option<Link> {
         depth: Depth::Workspace,
         object: format!("Workspace/{}", facts.workspace.name_any()),
         field: "metadata.finalizers".to_owned(),
-        value: if finalizers.is_empty() { "Deleting".to_owned() } else { finalizers },
-        message: "deletion waits until whoever set the finalizers has cleaned up and removed them".to_owned(),
+        value: if finalizers.is_empty() {
+            "Deleting".to_owned()
+        } else {
+            finalizers
+        },
+        message: "deletion waits until whoever set the finalizers has cleaned up and removed them"
+            .to_owned(),
         since: Some(since),
-        unblock: Some("the scheduler removes its finalizer once the bought nodes are returned".to_owned()),
+        unblock: Some(
+            "the scheduler removes its finalizer once the bought nodes are returned".to_owned(),
+        ),
         command: Some("kubectl get nodeclaims".to_owned()),
     })
 }
@@ -166,7 +181,10 @@ fn placement(facts: &Facts) -> Option<Link> {
     Some(Link {
         depth: Depth::Placement,
         unblock: advice::placement(&placed.reason),
-        command: Some(format!("kubectl kaito plan {name}{}", advice::namespace_flag(facts))),
+        command: Some(format!(
+            "kubectl kaito plan {name}{}",
+            advice::namespace_flag(facts)
+        )),
         ..condition_link(format!("Workspace/{name}"), placed)
     })
 }
@@ -223,11 +241,15 @@ fn condition_link(object: String, condition: &Condition) -> Link {
 fn latest_warning(facts: &Facts, uid: Option<&str>) -> Option<String> {
     let uid = uid?;
     let warnings = facts.events.iter().filter(|event| {
-        event.type_.as_deref() == Some("Warning") && event.involved_object.uid.as_deref() == Some(uid)
+        event.type_.as_deref() == Some("Warning")
+            && event.involved_object.uid.as_deref() == Some(uid)
     });
     let newest = warnings.max_by_key(|event| event_time(event))?;
     let reason = newest.reason.as_deref().unwrap_or("Warning");
-    Some(format!("{reason}: {}", newest.message.as_deref().unwrap_or_default()))
+    Some(format!(
+        "{reason}: {}",
+        newest.message.as_deref().unwrap_or_default()
+    ))
 }
 
 #[cfg(test)]
@@ -241,14 +263,29 @@ mod tests {
         let found = chain(&yaml(QUOTA));
         assert_eq!(found.verdict, Verdict::NotReady);
         let depths: Vec<Depth> = found.links.iter().map(|link| link.depth).collect();
-        assert_eq!(depths, [Depth::Cloud, Depth::Placement, Depth::Pod, Depth::Workspace, Depth::Workspace]);
+        assert_eq!(
+            depths,
+            [
+                Depth::Cloud,
+                Depth::Placement,
+                Depth::Pod,
+                Depth::Workspace,
+                Depth::Workspace
+            ]
+        );
         let root = &found.links[0];
         assert_eq!(root.object, "NodeClaim/ws012345678");
         assert_eq!(root.field, "status.conditions[Launched]");
         assert_eq!(root.value, "False, InsufficientCapacity");
-        assert_eq!(root.message, "quota StandardNCADSA100v4Family: 24 of 24 vCPUs are in use");
+        assert_eq!(
+            root.message,
+            "quota StandardNCADSA100v4Family: 24 of 24 vCPUs are in use"
+        );
         assert!(root.unblock.as_ref().unwrap().contains("quota"));
-        assert_eq!(found.links[1].message, "waits for 1 node that is being bought");
+        assert_eq!(
+            found.links[1].message,
+            "waits for 1 node that is being bought"
+        );
     }
 
     #[test]
@@ -263,7 +300,13 @@ mod tests {
     fn a_pod_that_loads_its_weights_is_explained_by_its_probe() {
         let found = chain(&yaml(LOADING));
         assert_eq!(found.links[0].object, "Pod/phi-5d9-abc");
-        assert!(found.links[0].command.as_ref().unwrap().starts_with("kubectl kaito logs phi"));
+        assert!(
+            found.links[0]
+                .command
+                .as_ref()
+                .unwrap()
+                .starts_with("kubectl kaito logs phi")
+        );
     }
 
     #[test]
@@ -293,6 +336,12 @@ inference: {preset: {name: phi-4}}
 ";
         let found = chain(&yaml(text));
         assert_eq!(found.links.len(), 1);
-        assert!(found.links[0].unblock.as_ref().unwrap().contains("kaito-scheduler"));
+        assert!(
+            found.links[0]
+                .unblock
+                .as_ref()
+                .unwrap()
+                .contains("kaito-scheduler")
+        );
     }
 }

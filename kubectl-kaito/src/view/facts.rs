@@ -46,7 +46,8 @@ impl Facts {
         self.stateful_sets.retain(|item| item.name_any() == name);
         self.jobs.retain(|item| item.name_any() == name);
         let headless = format!("{name}-headless");
-        self.services.retain(|item| [&name, &headless].contains(&&item.name_any()));
+        self.services
+            .retain(|item| [&name, &headless].contains(&&item.name_any()));
         self.narrow_claims_and_nodes();
         self.pods.sort_by_key(ResourceExt::name_any);
         self.services.sort_by_key(ResourceExt::name_any);
@@ -64,13 +65,18 @@ impl Facts {
             .collect();
         let workspace = &self.workspace;
         self.claims.retain(|claim| {
-            let node = claim.status.as_ref().and_then(|status| status.node_name.as_ref());
+            let node = claim
+                .status
+                .as_ref()
+                .and_then(|status| status.node_name.as_ref());
             owns(workspace, claim)
                 || occupied_claims.contains(&claim.name_any())
                 || node.is_some_and(|node| occupied.contains(node))
         });
         let bought: BTreeSet<String> = self.claims.iter().filter_map(node_of_claim).collect();
-        self.nodes.retain(|node| occupied.contains(&node.name_any()) || bought.contains(&node.name_any()));
+        self.nodes.retain(|node| {
+            occupied.contains(&node.name_any()) || bought.contains(&node.name_any())
+        });
         self.claims.sort_by_key(ResourceExt::name_any);
         self.nodes.sort_by_key(ResourceExt::name_any);
     }
@@ -82,10 +88,14 @@ impl Facts {
         self.events.retain(|event| {
             let about = &event.involved_object;
             let owned_by_name = about.kind.as_deref() == Some("ReplicaSet")
-                && about.name.as_ref().is_some_and(|about| about.starts_with(&replica_set_prefix));
+                && about
+                    .name
+                    .as_ref()
+                    .is_some_and(|about| about.starts_with(&replica_set_prefix));
             about.uid.as_ref().is_some_and(|uid| known.contains(uid)) || owned_by_name
         });
-        self.events.sort_by_key(|event| (event_time(event), event.name_any()));
+        self.events
+            .sort_by_key(|event| (event_time(event), event.name_any()));
     }
 
     fn uids(&self) -> BTreeSet<String> {
@@ -105,13 +115,17 @@ impl Facts {
     #[must_use]
     pub fn conditions(&self) -> &[Condition] {
         let status = self.workspace.status.as_ref();
-        status.and_then(|status| status.conditions.as_deref()).unwrap_or_default()
+        status
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default()
     }
 
     /// One of the Workspace's conditions.
     #[must_use]
     pub fn condition(&self, kind: &str) -> Option<&Condition> {
-        self.conditions().iter().find(|condition| condition.type_ == kind)
+        self.conditions()
+            .iter()
+            .find(|condition| condition.type_ == kind)
     }
 
     /// Whether it is a tuning Workspace.
@@ -123,14 +137,20 @@ impl Facts {
     /// What waiting for it will bring.
     #[must_use]
     pub fn readiness(&self) -> Verdict {
-        serde_json::to_value(&self.workspace)
-            .map_or_else(|error| Verdict::Waiting(error.to_string()), |object| readiness::judge(&object))
+        serde_json::to_value(&self.workspace).map_or_else(
+            |error| Verdict::Waiting(error.to_string()),
+            |object| readiness::judge(&object),
+        )
     }
 
     /// `namespace/name`.
     #[must_use]
     pub fn full_name(&self) -> String {
-        format!("{}/{}", self.workspace.namespace().unwrap_or_default(), self.workspace.name_any())
+        format!(
+            "{}/{}",
+            self.workspace.namespace().unwrap_or_default(),
+            self.workspace.name_any()
+        )
     }
 }
 
@@ -141,30 +161,45 @@ fn owns(workspace: &Workspace, claim: &NodeClaim) -> bool {
         && labels.get(names::LABEL_WORKSPACE_NAMESPACE) == workspace.namespace().as_ref()
 }
 
-
 /// Name of the claim that a node was bought by.
 #[must_use]
 pub fn claim_of_node(node: &Node) -> Option<String> {
-    let owner = node.owner_references().iter().find(|owner| owner.kind == "NodeClaim");
-    node.labels().get(names::LABEL_NODECLAIM).cloned().or_else(|| owner.map(|owner| owner.name.clone()))
+    let owner = node
+        .owner_references()
+        .iter()
+        .find(|owner| owner.kind == "NodeClaim");
+    node.labels()
+        .get(names::LABEL_NODECLAIM)
+        .cloned()
+        .or_else(|| owner.map(|owner| owner.name.clone()))
 }
 
 /// Name of the node that a claim became.
 #[must_use]
 pub fn node_of_claim(claim: &NodeClaim) -> Option<String> {
-    claim.status.as_ref().and_then(|status| status.node_name.clone()).filter(|name| !name.is_empty())
+    claim
+        .status
+        .as_ref()
+        .and_then(|status| status.node_name.clone())
+        .filter(|name| !name.is_empty())
 }
 
 /// Name of the node that a pod runs on.
 #[must_use]
 pub fn node_of(pod: &Pod) -> Option<String> {
-    pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).filter(|name| !name.is_empty())
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.clone())
+        .filter(|name| !name.is_empty())
 }
 
 /// When an event last happened.
 #[must_use]
 pub fn event_time(event: &Event) -> Option<Timestamp> {
-    let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
+    let series = event
+        .series
+        .as_ref()
+        .and_then(|series| series.last_observed_time.as_ref());
     series
         .map(|time| time.0)
         .or_else(|| event.last_timestamp.as_ref().map(|time| time.0))
@@ -193,8 +228,12 @@ pub(crate) mod tests {
                 "Workspace" => facts.workspace = serde_json::from_value(item).unwrap(),
                 "NodeClaim" => facts.claims.push(serde_json::from_value(item).unwrap()),
                 "Node" => facts.nodes.push(serde_json::from_value(item).unwrap()),
-                "Deployment" => facts.deployments.push(serde_json::from_value(item).unwrap()),
-                "StatefulSet" => facts.stateful_sets.push(serde_json::from_value(item).unwrap()),
+                "Deployment" => facts
+                    .deployments
+                    .push(serde_json::from_value(item).unwrap()),
+                "StatefulSet" => facts
+                    .stateful_sets
+                    .push(serde_json::from_value(item).unwrap()),
                 "Job" => facts.jobs.push(serde_json::from_value(item).unwrap()),
                 "Pod" => facts.pods.push(serde_json::from_value(item).unwrap()),
                 "Service" => facts.services.push(serde_json::from_value(item).unwrap()),
@@ -218,17 +257,22 @@ pub(crate) mod tests {
                 "labels": {"kaito.sh/workspace": owner, "kaito.sh/workspacenamespace": "default"}},
                 "spec": {"nodeClassRef": {"group": "g", "kind": "k", "name": "n"}, "requirements": []}})
         };
-        let node = |name: &str, claim: &str| {
-            json!({"kind": "Node", "metadata": {"name": name, "labels": {"kaito.sh/nodeclaim": claim}}})
-        };
+        let node = |name: &str, claim: &str| json!({"kind": "Node", "metadata": {"name": name, "labels": {"kaito.sh/nodeclaim": claim}}});
         let facts = facts(&[
             json!({"kind": "Workspace", "apiVersion": "kaito.sh/v1beta1",
                 "metadata": {"name": "phi", "namespace": "default"}, "resource": {"labelSelector": {}}}),
-            claim("own", "phi"), claim("shared", "other"), claim("foreign", "other"),
-            node("n-shared", "shared"), node("n-foreign", "foreign"),
+            claim("own", "phi"),
+            claim("shared", "other"),
+            claim("foreign", "other"),
+            node("n-shared", "shared"),
+            node("n-foreign", "foreign"),
             json!({"kind": "Pod", "metadata": {"name": "phi-0"}, "spec": {"containers": [], "nodeName": "n-shared"}}),
         ]);
-        let claims: Vec<_> = facts.claims.iter().map(|claim| claim.metadata.name.clone().unwrap()).collect();
+        let claims: Vec<_> = facts
+            .claims
+            .iter()
+            .map(|claim| claim.metadata.name.clone().unwrap())
+            .collect();
         assert_eq!(claims, ["own", "shared"]);
         assert_eq!(facts.nodes.len(), 1);
     }

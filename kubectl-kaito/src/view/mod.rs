@@ -3,8 +3,8 @@
 //! Pure: a [`Facts`] goes in, models and text come out. Nothing here sends a request, reads the clock or prints.
 
 pub mod cause;
-pub mod facts;
 pub mod document;
+pub mod facts;
 pub mod phase;
 pub mod pod;
 pub mod summary;
@@ -39,7 +39,7 @@ metadata:
   uid: c1
   creationTimestamp: 2026-01-01T00:00:02Z
   labels: {kaito.sh/workspace: phi, kaito.sh/workspacenamespace: default}
-spec: {nodeClassRef: {group: g, kind: k, name: n}, requirements: []}
+spec: {nodeClassRef: {group: g, kind: k, name: default}, requirements: []}
 status:
   nodeName: node-1
   conditions:
@@ -105,7 +105,7 @@ metadata:
   uid: c1
   creationTimestamp: 2026-01-01T00:00:02Z
   labels: {kaito.sh/workspace: phi, kaito.sh/workspacenamespace: default}
-spec: {nodeClassRef: {group: g, kind: k, name: n}, requirements: []}
+spec: {nodeClassRef: {group: g, kind: k, name: default}, requirements: []}
 status:
   conditions:
   - type: Launched

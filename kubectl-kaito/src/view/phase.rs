@@ -3,8 +3,8 @@
 //! Times are those that the objects themselves carry, so that a late look shows the same durations as a live one.
 
 use jiff::Timestamp;
-use kaito_api::{conditions, nodeclaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kaito_api::{conditions, nodeclaim};
 use serde::Serialize;
 
 use super::facts::{Facts, created};
@@ -84,32 +84,75 @@ fn set_state(phases: &mut [Phase], name: &str, state: State) {
     }
 }
 
-fn span(name: &'static str, begin: Option<Timestamp>, end: Option<Timestamp>, now: Timestamp) -> Phase {
-    let Some(since) = begin else { return Phase { name, state: State::Pending, since: None, seconds: None } };
-    let state = if end.is_some() { State::Done } else { State::Active };
+fn span(
+    name: &'static str,
+    begin: Option<Timestamp>,
+    end: Option<Timestamp>,
+    now: Timestamp,
+) -> Phase {
+    let Some(since) = begin else {
+        return Phase {
+            name,
+            state: State::Pending,
+            since: None,
+            seconds: None,
+        };
+    };
+    let state = if end.is_some() {
+        State::Done
+    } else {
+        State::Active
+    };
     let seconds = (end.unwrap_or(now).as_second() - since.as_second()).max(0);
-    Phase { name, state, since: begin, seconds: Some(seconds) }
+    Phase {
+        name,
+        state,
+        since: begin,
+        seconds: Some(seconds),
+    }
 }
 
 const fn end(name: &'static str, since: Option<Timestamp>) -> Phase {
-    let state = if since.is_some() { State::Done } else { State::Pending };
-    Phase { name, state, since, seconds: None }
+    let state = if since.is_some() {
+        State::Done
+    } else {
+        State::Pending
+    };
+    Phase {
+        name,
+        state,
+        since,
+        seconds: None,
+    }
 }
 
 fn milestones(facts: &Facts) -> Milestones {
     let begun = created(facts.workspace.metadata.creation_timestamp.as_ref());
-    let all = |time: fn(&k8s_openapi::api::core::v1::Pod) -> Option<Timestamp>| latest_of_all(facts, time);
+    let all = |time: fn(&k8s_openapi::api::core::v1::Pod) -> Option<Timestamp>| {
+        latest_of_all(facts, time)
+    };
     let done = done(facts);
     // What comes later proves what came before: a finished job's pods may be gone.
     let started = all(pod::started).or(done);
     let placed = all(|item| pod::became(item, "PodScheduled")).or(started);
-    Milestones { created: begun, bought: bought(facts, begun), placed, started, ready: done }
+    Milestones {
+        created: begun,
+        bought: bought(facts, begun),
+        placed,
+        started,
+        ready: done,
+    }
 }
 
 /// When the first claim was made that is not older than the Workspace itself; older ones are shared nodes.
 fn bought(facts: &Facts, begun: Option<Timestamp>) -> Option<Timestamp> {
-    let claims = facts.claims.iter().filter_map(|claim| created(claim.metadata.creation_timestamp.as_ref()));
-    claims.filter(|made| begun.is_none_or(|begun| *made >= begun)).min()
+    let claims = facts
+        .claims
+        .iter()
+        .filter_map(|claim| created(claim.metadata.creation_timestamp.as_ref()));
+    claims
+        .filter(|made| begun.is_none_or(|begun| *made >= begun))
+        .min()
 }
 
 /// The latest of a time that every pod has; absent while one of them lacks it.
@@ -127,7 +170,9 @@ fn done(facts: &Facts) -> Option<Timestamp> {
     } else {
         &[conditions::INFERENCE_READY, conditions::WORKSPACE_SUCCEEDED]
     };
-    kinds.iter().find_map(|kind| true_since(facts.condition(kind)?))
+    kinds
+        .iter()
+        .find_map(|kind| true_since(facts.condition(kind)?))
 }
 
 fn true_since(condition: &Condition) -> Option<Timestamp> {
@@ -141,10 +186,23 @@ fn state_of(facts: &Facts) -> Option<&str> {
 /// The earliest stage of a claim that does not hold, or none if it is ready.
 #[must_use]
 pub fn claim_stage(claim: &kaito_api::NodeClaim) -> Option<(&'static str, Option<&Condition>)> {
-    [nodeclaim::LAUNCHED, nodeclaim::REGISTERED, nodeclaim::INITIALIZED, nodeclaim::READY]
-        .into_iter()
-        .map(|stage| (stage, claim.conditions().iter().find(|condition| condition.type_ == stage)))
-        .find(|(_, condition)| condition.is_none_or(|condition| condition.status != "True"))
+    [
+        nodeclaim::LAUNCHED,
+        nodeclaim::REGISTERED,
+        nodeclaim::INITIALIZED,
+        nodeclaim::READY,
+    ]
+    .into_iter()
+    .map(|stage| {
+        (
+            stage,
+            claim
+                .conditions()
+                .iter()
+                .find(|condition| condition.type_ == stage),
+        )
+    })
+    .find(|(_, condition)| condition.is_none_or(|condition| condition.status != "True"))
 }
 
 #[cfg(test)]
@@ -154,7 +212,10 @@ mod tests {
 
     fn shown(text: &str, now: &str) -> Vec<(&'static str, State, Option<i64>)> {
         let phases = phases(&yaml(text), now.parse().unwrap());
-        phases.into_iter().map(|phase| (phase.name, phase.state, phase.seconds)).collect()
+        phases
+            .into_iter()
+            .map(|phase| (phase.name, phase.state, phase.seconds))
+            .collect()
     }
 
     const WORKSPACE: &str = r#"
@@ -174,21 +235,23 @@ inference: {preset: {name: phi-4}}
 
     #[test]
     fn a_bought_node_and_a_pulled_image_have_durations_of_their_own() {
-        let text = format!("{WORKSPACE}---
+        let text = format!(
+            "{WORKSPACE}---
 kind: NodeClaim
 apiVersion: karpenter.sh/v1
 metadata:
   name: ws1
   creationTimestamp: 2026-01-01T00:00:02Z
   labels: {{kaito.sh/workspace: phi, kaito.sh/workspacenamespace: default}}
-spec: {{nodeClassRef: {{group: g, kind: k, name: n}}, requirements: []}}
+spec: {{nodeClassRef: {{group: g, kind: k, name: default}}, requirements: []}}
 ---
 kind: Pod
 metadata: {{name: phi-a}}
 spec: {{containers: [{{name: main}}]}}
 status:
   conditions: [{{type: PodScheduled, status: 'True', lastTransitionTime: 2026-01-01T00:03:02Z}}]
-");
+"
+        );
         let found = shown(&text, "2026-01-01T00:04:00Z");
         assert_eq!(found[0], ("queued", State::Done, Some(2)));
         assert_eq!(found[1], ("provision", State::Done, Some(180)));
@@ -198,13 +261,15 @@ status:
 
     #[test]
     fn a_shared_node_skips_provisioning() {
-        let text = format!("{WORKSPACE}---
+        let text = format!(
+            "{WORKSPACE}---
 kind: Pod
 metadata: {{name: phi-a}}
 spec: {{containers: [{{name: main}}]}}
 status:
   conditions: [{{type: PodScheduled, status: 'True', lastTransitionTime: 2026-01-01T00:00:01Z}}]
-");
+"
+        );
         let found = shown(&text, "2026-01-01T00:00:03Z");
         assert_eq!(found[0], ("queued", State::Done, Some(1)));
         assert_eq!(found[1], ("provision", State::Skipped, None));

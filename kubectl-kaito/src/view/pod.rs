@@ -75,49 +75,81 @@ struct Judged {
 
 fn judge(pod: &Pod) -> Judged {
     let age = created(pod.metadata.creation_timestamp.as_ref());
-    let judged = |reason: &str, trouble: Option<Trouble>, field: &str, since: Option<Timestamp>| Judged {
-        reason: reason.to_owned(),
-        trouble,
-        field: field.to_owned(),
-        since: since.or(age),
-    };
+    let judged =
+        |reason: &str, trouble: Option<Trouble>, field: &str, since: Option<Timestamp>| Judged {
+            reason: reason.to_owned(),
+            trouble,
+            field: field.to_owned(),
+            since: since.or(age),
+        };
     if let Some(at) = created(pod.metadata.deletion_timestamp.as_ref()) {
         let field = "metadata.deletionTimestamp";
         return judged("Terminating", Some(Trouble::Terminating), field, Some(at));
     }
     if let Some(gate) = gate(pod) {
         let trouble = Some(Trouble::Gated);
-        return judged("SchedulingGated", trouble, &format!("spec.schedulingGates[{gate}]"), None);
+        return judged(
+            "SchedulingGated",
+            trouble,
+            &format!("spec.schedulingGates[{gate}]"),
+            None,
+        );
     }
     if let Some(scheduled) = condition(pod, "PodScheduled").filter(|item| item.status == "False") {
         let message = scheduled.message.clone().unwrap_or_default();
         let reason = scheduled.reason.as_deref().unwrap_or("Unschedulable");
         let since = created(scheduled.last_transition_time.as_ref());
-        return judged(reason, Some(Trouble::Unschedulable(message)), "status.conditions[PodScheduled]", since);
+        return judged(
+            reason,
+            Some(Trouble::Unschedulable(message)),
+            "status.conditions[PodScheduled]",
+            since,
+        );
     }
     if let Some(found) = all_statuses(pod).find_map(container_trouble) {
-        return Judged { since: found.since.or(age), ..found };
+        return Judged {
+            since: found.since.or(age),
+            ..found
+        };
     }
     judge_phase(pod, age)
 }
 
 fn judge_phase(pod: &Pod, age: Option<Timestamp>) -> Judged {
     let status = pod.status.as_ref();
-    let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+    let phase = status
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("Pending");
     let ready = condition(pod, "Ready");
-    let since = ready.and_then(|ready| created(ready.last_transition_time.as_ref())).or(age);
+    let since = ready
+        .and_then(|ready| created(ready.last_transition_time.as_ref()))
+        .or(age);
     let (reason, trouble) = match phase {
         "Succeeded" => ("Completed".to_owned(), None),
         "Failed" => {
-            let reason = status.and_then(|status| status.reason.clone()).unwrap_or_else(|| "Error".into());
-            let message = status.and_then(|status| status.message.clone()).unwrap_or_default();
+            let reason = status
+                .and_then(|status| status.reason.clone())
+                .unwrap_or_else(|| "Error".into());
+            let message = status
+                .and_then(|status| status.message.clone())
+                .unwrap_or_default();
             (reason, Some(Trouble::Failed(message)))
         }
-        "Running" if ready.is_some_and(|ready| ready.status == "True") => ("Running".to_owned(), None),
+        "Running" if ready.is_some_and(|ready| ready.status == "True") => {
+            ("Running".to_owned(), None)
+        }
         "Running" => ("Running".to_owned(), Some(Trouble::Loading)),
-        _ => (waiting_reason(pod).unwrap_or_else(|| phase.to_owned()), Some(Trouble::Starting)),
+        _ => (
+            waiting_reason(pod).unwrap_or_else(|| phase.to_owned()),
+            Some(Trouble::Starting),
+        ),
     };
-    Judged { reason, trouble, field: "status.phase".to_owned(), since }
+    Judged {
+        reason,
+        trouble,
+        field: "status.phase".to_owned(),
+        since,
+    }
 }
 
 fn gate(pod: &Pod) -> Option<String> {
@@ -133,50 +165,107 @@ fn waiting_reason(pod: &Pod) -> Option<String> {
 
 fn container_trouble(status: &ContainerStatus) -> Option<Judged> {
     let field = format!("status.containerStatuses[{}].state", status.name);
-    if let Some(waiting) = status.state.as_ref().and_then(|state| state.waiting.as_ref()) {
+    if let Some(waiting) = status
+        .state
+        .as_ref()
+        .and_then(|state| state.waiting.as_ref())
+    {
         let reason = waiting.reason.as_deref()?;
         let message = waiting.message.clone().unwrap_or_default();
         let trouble = match reason {
-            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull"
-            | "RegistryUnavailable" | "ImageInspectError" => Trouble::Image(message),
-            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError"
-            | "StartError" | "ContainerCannotRun" => Trouble::Start(message),
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "InvalidImageName"
+            | "ErrImageNeverPull"
+            | "RegistryUnavailable"
+            | "ImageInspectError" => Trouble::Image(message),
+            "CreateContainerConfigError"
+            | "CreateContainerError"
+            | "RunContainerError"
+            | "StartError"
+            | "ContainerCannotRun" => Trouble::Start(message),
             "CrashLoopBackOff" => crash(status, &message),
             _ => return None,
         };
         let since = ended(status.last_state.as_ref());
-        return Some(Judged { reason: reason.to_owned(), trouble: Some(trouble), field, since });
+        return Some(Judged {
+            reason: reason.to_owned(),
+            trouble: Some(trouble),
+            field,
+            since,
+        });
     }
-    let terminated = status.state.as_ref()?.terminated.as_ref().filter(|state| state.exit_code != 0)?;
-    let reason = terminated.reason.clone().unwrap_or_else(|| "Error".to_owned());
-    let text = exit_text(&status.name, terminated.exit_code, terminated.message.as_deref());
-    let trouble = if reason == "OOMKilled" { Trouble::OutOfMemory(text) } else { Trouble::Crash(text) };
+    let terminated = status
+        .state
+        .as_ref()?
+        .terminated
+        .as_ref()
+        .filter(|state| state.exit_code != 0)?;
+    let reason = terminated
+        .reason
+        .clone()
+        .unwrap_or_else(|| "Error".to_owned());
+    let text = exit_text(
+        &status.name,
+        terminated.exit_code,
+        terminated.message.as_deref(),
+    );
+    let trouble = if reason == "OOMKilled" {
+        Trouble::OutOfMemory(text)
+    } else {
+        Trouble::Crash(text)
+    };
     let since = ended(status.state.as_ref());
-    Some(Judged { reason, trouble: Some(trouble), field, since })
+    Some(Judged {
+        reason,
+        trouble: Some(trouble),
+        field,
+        since,
+    })
 }
 
 fn crash(status: &ContainerStatus, message: &str) -> Trouble {
-    let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-    let Some(last) = last else { return Trouble::Crash(message.to_owned()) };
+    let last = status
+        .last_state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
+    let Some(last) = last else {
+        return Trouble::Crash(message.to_owned());
+    };
     let text = exit_text(&status.name, last.exit_code, last.message.as_deref());
     let text = format!("{text}, restarted {} times", status.restart_count);
-    if last.reason.as_deref() == Some("OOMKilled") { Trouble::OutOfMemory(text) } else { Trouble::Crash(text) }
+    if last.reason.as_deref() == Some("OOMKilled") {
+        Trouble::OutOfMemory(text)
+    } else {
+        Trouble::Crash(text)
+    }
 }
 
 fn exit_text(container: &str, code: i32, message: Option<&str>) -> String {
-    let message = message.map(|text| format!(": {}", text.trim())).unwrap_or_default();
+    let message = message
+        .map(|text| format!(": {}", text.trim()))
+        .unwrap_or_default();
     format!("container {container} ended with exit code {code}{message}")
 }
 
 fn ended(state: Option<&ContainerState>) -> Option<Timestamp> {
-    state?.terminated.as_ref()?.finished_at.as_ref().map(|time| time.0)
+    state?
+        .terminated
+        .as_ref()?
+        .finished_at
+        .as_ref()
+        .map(|time| time.0)
 }
 
 /// A pod condition.
 #[must_use]
 pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
     let status = pod.status.as_ref()?;
-    status.conditions.iter().flatten().find(|condition| condition.type_ == kind)
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == kind)
 }
 
 /// When a condition of the pod became True, if it is.
@@ -191,19 +280,30 @@ pub fn became(pod: &Pod, kind: &str) -> Option<Timestamp> {
 pub fn started(pod: &Pod) -> Option<Timestamp> {
     let wanted = pod.spec.as_ref().map_or(0, |spec| spec.containers.len());
     let times: Vec<Timestamp> = main_statuses(pod).iter().filter_map(start_time).collect();
-    if times.len() < wanted.max(1) { None } else { times.into_iter().max() }
+    if times.len() < wanted.max(1) {
+        None
+    } else {
+        times.into_iter().max()
+    }
 }
 
 fn start_time(status: &ContainerStatus) -> Option<Timestamp> {
     let state = status.state.as_ref()?;
-    let running = state.running.as_ref().and_then(|state| created(state.started_at.as_ref()));
+    let running = state
+        .running
+        .as_ref()
+        .and_then(|state| created(state.started_at.as_ref()));
     running.or_else(|| created(state.terminated.as_ref()?.started_at.as_ref()))
 }
 
 /// When the pod ended, if all its containers have.
 #[must_use]
 pub fn finished(pod: &Pod) -> Option<Timestamp> {
-    main_statuses(pod).iter().map(|status| ended(status.state.as_ref())).max().flatten()
+    main_statuses(pod)
+        .iter()
+        .map(|status| ended(status.state.as_ref()))
+        .max()
+        .flatten()
 }
 
 /// Whether the pod ran before: one of its containers has been restarted.
@@ -219,11 +319,17 @@ pub fn reference(pod: &Pod) -> String {
 }
 
 fn main_statuses(pod: &Pod) -> &[ContainerStatus] {
-    pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default()
+    pod.status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_deref())
+        .unwrap_or_default()
 }
 
 fn all_statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
-    let init = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_deref());
+    let init = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.init_container_statuses.as_deref());
     init.unwrap_or_default().iter().chain(main_statuses(pod))
 }
 
@@ -243,7 +349,10 @@ mod tests {
             "schedulingGates": [{"name": "kaito.sh/placement"}]},
             "status": {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
                 "reason": "SchedulingGated"}]}}));
-        assert_eq!((found.reason.as_str(), found.trouble), ("SchedulingGated", Some(Trouble::Gated)));
+        assert_eq!(
+            (found.reason.as_str(), found.trouble),
+            ("SchedulingGated", Some(Trouble::Gated))
+        );
         assert_eq!(found.field, "spec.schedulingGates[kaito.sh/placement]");
         assert_eq!(found.ready, "0/1");
     }
@@ -257,8 +366,14 @@ mod tests {
                 "lastState": {"terminated": {"exitCode": 137, "reason": reason}}}]}})
         };
         let text = "container main ended with exit code 137, restarted 3 times".to_owned();
-        assert_eq!(judged(pod("Error")).trouble, Some(Trouble::Crash(text.clone())));
-        assert_eq!(judged(pod("OOMKilled")).trouble, Some(Trouble::OutOfMemory(text)));
+        assert_eq!(
+            judged(pod("Error")).trouble,
+            Some(Trouble::Crash(text.clone()))
+        );
+        assert_eq!(
+            judged(pod("OOMKilled")).trouble,
+            Some(Trouble::OutOfMemory(text))
+        );
         assert_eq!(judged(pod("Error")).restarts, 3);
     }
 
@@ -274,9 +389,11 @@ mod tests {
 
     #[test]
     fn an_image_that_cannot_be_pulled_carries_the_runtimes_words() {
-        let found = judged(json!({"spec": {"containers": [{"name": "main"}]}, "status": {"phase": "Pending",
+        let found = judged(
+            json!({"spec": {"containers": [{"name": "main"}]}, "status": {"phase": "Pending",
             "containerStatuses": [{"name": "main", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
-                "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]}}));
+                "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]}}),
+        );
         assert_eq!(found.trouble, Some(Trouble::Image("not found".to_owned())));
         assert_eq!(found.field, "status.containerStatuses[main].state");
     }

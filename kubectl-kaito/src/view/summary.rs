@@ -55,7 +55,9 @@ pub fn summary(facts: &Facts) -> Summary {
     let status = workspace.status.as_ref();
     let plan = status.and_then(|status| status.plan.as_ref());
     let placed: BTreeSet<String> = facts.pods.iter().filter_map(node_of).collect();
-    let target = status.and_then(|status| status.target_node_count).and_then(|count| u32::try_from(count).ok());
+    let target = status
+        .and_then(|status| status.target_node_count)
+        .and_then(|count| u32::try_from(count).ok());
     Summary {
         model: model(facts),
         purpose: purpose(facts),
@@ -77,16 +79,28 @@ pub fn summary(facts: &Facts) -> Summary {
 
 fn model(facts: &Facts) -> String {
     let spec = &facts.workspace.spec;
-    let inference = spec.inference.as_ref().and_then(|inference| inference.preset.as_ref());
-    let tuning = spec.tuning.as_ref().and_then(|tuning| tuning.preset.as_ref());
-    inference.or(tuning).map_or_else(|| "custom template".to_owned(), |preset| preset.name.clone())
+    let inference = spec
+        .inference
+        .as_ref()
+        .and_then(|inference| inference.preset.as_ref());
+    let tuning = spec
+        .tuning
+        .as_ref()
+        .and_then(|tuning| tuning.preset.as_ref());
+    inference.or(tuning).map_or_else(
+        || "custom template".to_owned(),
+        |preset| preset.name.clone(),
+    )
 }
 
 fn purpose(facts: &Facts) -> String {
     match &facts.workspace.spec.tuning {
         Some(tuning) => {
             let method = tuning.method.as_deref().map(str::to_lowercase);
-            method.map_or_else(|| "tuning".to_owned(), |method| format!("tuning ({method})"))
+            method.map_or_else(
+                || "tuning".to_owned(),
+                |method| format!("tuning ({method})"),
+            )
         }
         None => "inference".to_owned(),
     }
@@ -103,8 +117,14 @@ fn phase(facts: &Facts) -> String {
     if facts.workspace.metadata.deletion_timestamp.is_some() {
         return "Deleting".to_owned();
     }
-    let state = facts.workspace.status.as_ref().and_then(|status| status.state.clone());
-    state.filter(|state| !state.is_empty()).unwrap_or_else(|| "Pending".to_owned())
+    let state = facts
+        .workspace
+        .status
+        .as_ref()
+        .and_then(|status| status.state.clone());
+    state
+        .filter(|state| !state.is_empty())
+        .unwrap_or_else(|| "Pending".to_owned())
 }
 
 /// What cannot both be true: a Workspace that calls itself ready while its pods say otherwise, and the reverse.
@@ -117,10 +137,20 @@ fn contradictions(facts: &Facts) -> Vec<String> {
         let state = pod::state(pod);
         let broken = matches!(
             state.trouble,
-            Some(Trouble::Crash(_) | Trouble::OutOfMemory(_) | Trouble::Image(_) | Trouble::Start(_) | Trouble::Failed(_))
+            Some(
+                Trouble::Crash(_)
+                    | Trouble::OutOfMemory(_)
+                    | Trouble::Image(_)
+                    | Trouble::Start(_)
+                    | Trouble::Failed(_)
+            )
         );
         if broken {
-            found.push(format!("the Workspace says it is ready, but Pod/{} is in {}", pod.name_any(), state.reason));
+            found.push(format!(
+                "the Workspace says it is ready, but Pod/{} is in {}",
+                pod.name_any(),
+                state.reason
+            ));
         }
     }
     found
@@ -160,7 +190,10 @@ status:
     #[test]
     fn a_ready_workspace_with_a_crashing_pod_is_called_out() {
         let found = summary(&yaml(READY));
-        assert_eq!((found.phase.as_str(), found.nodes, found.target_nodes), ("Ready", 1, Some(1)));
+        assert_eq!(
+            (found.phase.as_str(), found.nodes, found.target_nodes),
+            ("Ready", 1, Some(1))
+        );
         assert_eq!(found.model, "phi-4");
         assert_eq!(found.runtime.as_deref(), Some("vllm"));
         assert_eq!(

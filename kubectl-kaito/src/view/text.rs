@@ -10,10 +10,10 @@ use super::facts::{Facts, event_time};
 use super::phase::{Phase, State, phases};
 use super::summary::{Summary, summary};
 use super::tree::{Branch, tree};
+use crate::output::age;
 use crate::output::escape::{multiline, single_line};
 use crate::output::printer::{Printer, Tone};
 use crate::output::table::{Headers, Table};
-use crate::output::age;
 
 /// Events that are shown without `--details`.
 const FEW_EVENTS: usize = 6;
@@ -58,9 +58,24 @@ pub fn status(facts: &Facts, now: Timestamp, style: Style<'_>) -> String {
         section(&mut text, &tree_table(&tree(facts), now, style.charset));
     }
     section(&mut text, &conditions(facts, now));
-    section(&mut text, &events(&facts.events, now, if style.details > 0 { usize::MAX } else { FEW_EVENTS }));
+    section(
+        &mut text,
+        &events(
+            &facts.events,
+            now,
+            if style.details > 0 {
+                usize::MAX
+            } else {
+                FEW_EVENTS
+            },
+        ),
+    );
     if !facts.notes.is_empty() {
-        let notes: String = facts.notes.iter().map(|note| format!("note: {}\n", single_line(note))).collect();
+        let notes: String = facts
+            .notes
+            .iter()
+            .map(|note| format!("note: {}\n", single_line(note)))
+            .collect();
         section(&mut text, &notes);
     }
     text
@@ -82,8 +97,18 @@ fn head(facts: &Facts, summary: &Summary, now: Timestamp, style: Style<'_>) -> S
     line("Model", &single_line(&model(summary)));
     line("Instance", &single_line(&instance(summary)));
     line("Nodes", &nodes(summary));
-    line("Phase", &style.printer.paint(&single_line(&summary.phase), tone(&summary.phase)));
-    line("Age", &summary.created.map_or_else(|| "<unknown>".to_owned(), |then| age::between(then, now)));
+    line(
+        "Phase",
+        &style
+            .printer
+            .paint(&single_line(&summary.phase), tone(&summary.phase)),
+    );
+    line(
+        "Age",
+        &summary
+            .created
+            .map_or_else(|| "<unknown>".to_owned(), |then| age::between(then, now)),
+    );
     line("Progress", &bar(&phases(facts, now), style));
     if let Some(plan) = &summary.plan {
         line("Plan", &single_line(plan));
@@ -96,7 +121,11 @@ fn head(facts: &Facts, summary: &Summary, now: Timestamp, style: Style<'_>) -> S
 }
 
 fn model(summary: &Summary) -> String {
-    let runtime = summary.runtime.as_ref().map(|runtime| format!(", {runtime}")).unwrap_or_default();
+    let runtime = summary
+        .runtime
+        .as_ref()
+        .map(|runtime| format!(", {runtime}"))
+        .unwrap_or_default();
     format!("{} ({}{runtime})", summary.model, summary.purpose)
 }
 
@@ -137,13 +166,19 @@ pub fn bar(phases: &[Phase], style: Style<'_>) -> String {
                 State::Skipped => ("–", "-", Tone::Dim),
                 State::Failed => ("✘", "x", Tone::Bad),
             };
-            let mark = if style.charset == Charset::Unicode { unicode } else { ascii };
+            let mark = if style.charset == Charset::Unicode {
+                unicode
+            } else {
+                ascii
+            };
             let time = match (phase.state, phase.seconds) {
                 (State::Skipped, _) => " not needed".to_owned(),
                 (_, Some(seconds)) => format!(" {}", age::of_seconds(seconds)),
                 (_, None) => String::new(),
             };
-            style.printer.paint(&format!("{mark} {}{time}", phase.name), tone)
+            style
+                .printer
+                .paint(&format!("{mark} {}{time}", phase.name), tone)
         })
         .collect();
     parts.join("  ")
@@ -157,13 +192,24 @@ pub fn tree_table(root: &Branch, now: Timestamp, charset: Charset) -> String {
     table.render(Headers::Show)
 }
 
-fn grow(table: &mut Table, branch: &Branch, head: &str, below: &str, now: Timestamp, charset: Charset) {
+fn grow(
+    table: &mut Table,
+    branch: &Branch,
+    head: &str,
+    below: &str,
+    now: Timestamp,
+    charset: Charset,
+) {
     table.rows.push(vec![
         format!("{head}{}/{}", branch.kind, branch.name),
         branch.ready.clone(),
-        branch.restarts.map_or_else(|| "-".to_owned(), |count| count.to_string()),
+        branch
+            .restarts
+            .map_or_else(|| "-".to_owned(), |count| count.to_string()),
         branch.reason.clone(),
-        branch.created.map_or_else(|| "<unknown>".to_owned(), |then| age::between(then, now)),
+        branch
+            .created
+            .map_or_else(|| "<unknown>".to_owned(), |then| age::between(then, now)),
     ]);
     let (middle, last, line) = match charset {
         Charset::Unicode => ("├─", "└─", "│ "),
@@ -204,10 +250,15 @@ pub fn events(events: &[Event], now: Timestamp, most: usize) -> String {
     for event in events.iter().skip(events.len().saturating_sub(most)) {
         let about = &event.involved_object;
         table.rows.push(vec![
-            event_time(event).map_or_else(|| "<unknown>".to_owned(), |then| age::between(then, now)),
+            event_time(event)
+                .map_or_else(|| "<unknown>".to_owned(), |then| age::between(then, now)),
             event.type_.clone().unwrap_or_default(),
             event.reason.clone().unwrap_or_default(),
-            format!("{}/{}", about.kind.as_deref().unwrap_or_default(), about.name.as_deref().unwrap_or_default()),
+            format!(
+                "{}/{}",
+                about.kind.as_deref().unwrap_or_default(),
+                about.name.as_deref().unwrap_or_default()
+            ),
             event.message.clone().unwrap_or_default(),
         ]);
     }
@@ -218,7 +269,9 @@ pub fn events(events: &[Event], now: Timestamp, most: usize) -> String {
 #[must_use]
 pub fn progress_line(facts: &Facts, reason: &str, now: Timestamp) -> String {
     let summary = summary(facts);
-    let active = phases(facts, now).into_iter().find(|phase| phase.state == State::Active);
+    let active = phases(facts, now)
+        .into_iter()
+        .find(|phase| phase.state == State::Active);
     let mut text = format!("{} nodes={}", summary.phase, nodes(&summary));
     if let Some(active) = active {
         let _ = write!(text, " now={:?}", active.name);
@@ -239,6 +292,9 @@ pub fn why(facts: &Facts, chain: &Chain, links: &[Link], now: Timestamp) -> Stri
         Verdict::NotReady => format!("{name} is not ready; root cause first:\n"),
         Verdict::Deleting => format!("{name} is being deleted; root cause first:\n"),
     };
+    for contradiction in summary(facts).contradictions {
+        let _ = writeln!(text, "Warning: {}", single_line(&contradiction));
+    }
     for (index, link) in links.iter().enumerate() {
         let _ = write!(text, "\n{}. {}", index + 1, multiline(&entry(link, now)));
     }
@@ -246,8 +302,16 @@ pub fn why(facts: &Facts, chain: &Chain, links: &[Link], now: Timestamp) -> Stri
 }
 
 fn entry(link: &Link, now: Timestamp) -> String {
-    let since = link.since.map(|then| format!(" for {}", age::between(then, now))).unwrap_or_default();
-    let mut text = format!("{}  {} = {}{since}\n", link.object, link.field, single_line(&link.value));
+    let since = link
+        .since
+        .map(|then| format!(" for {}", age::between(then, now)))
+        .unwrap_or_default();
+    let mut text = format!(
+        "{}  {} = {}{since}\n",
+        link.object,
+        link.field,
+        single_line(&link.value)
+    );
     let mut line = |label: &str, value: &str| {
         let _ = writeln!(text, "   {label:<9}{}", single_line(value));
     };
@@ -279,7 +343,16 @@ mod tests {
 
     fn shown(text: &str, charset: Charset, tree: Tree) -> String {
         let printer = Printer::to_writers(Box::new(Vec::new()), Box::new(Vec::new()));
-        status(&yaml(text), now(), Style { charset, tree, details: 0, printer: &printer })
+        status(
+            &yaml(text),
+            now(),
+            Style {
+                charset,
+                tree,
+                details: 0,
+                printer: &printer,
+            },
+        )
     }
 
     #[test]

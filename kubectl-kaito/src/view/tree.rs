@@ -40,7 +40,12 @@ pub struct Branch {
 pub fn tree(facts: &Facts) -> Branch {
     let summary = summary::summary(facts);
     let ready = matches!(summary.phase.as_str(), "Ready" | "Succeeded");
-    let mut root = branch("Workspace", &facts.workspace, if ready { "True" } else { "False" }, &summary.phase);
+    let mut root = branch(
+        "Workspace",
+        &facts.workspace,
+        if ready { "True" } else { "False" },
+        &summary.phase,
+    );
     root.children = claims(facts);
     root.children.extend(nodes_without_claim(facts));
     root.children.extend(workloads(facts));
@@ -62,7 +67,11 @@ fn branch<K: ResourceExt>(kind: &'static str, object: &K, ready: &str, reason: &
 }
 
 fn claims(facts: &Facts) -> Vec<Branch> {
-    facts.claims.iter().map(|claim| claim_branch(facts, claim)).collect()
+    facts
+        .claims
+        .iter()
+        .map(|claim| claim_branch(facts, claim))
+        .collect()
 }
 
 fn claim_branch(facts: &Facts, claim: &NodeClaim) -> Branch {
@@ -71,16 +80,24 @@ fn claim_branch(facts: &Facts, claim: &NodeClaim) -> Branch {
     let reason = if claim.metadata.deletion_timestamp.is_some() {
         "Terminating".to_owned()
     } else {
-        stage.map_or_else(|| "Ready".to_owned(), |(stage, condition)| {
-            condition.map_or_else(|| format!("Not{stage}"), |condition| condition.reason.clone())
-        })
+        stage.map_or_else(
+            || "Ready".to_owned(),
+            |(stage, condition)| {
+                condition.map_or_else(
+                    || format!("Not{stage}"),
+                    |condition| condition.reason.clone(),
+                )
+            },
+        )
     };
     let mut found = branch("NodeClaim", claim, ready, &reason);
     let name = node_of_claim(claim);
     found.children = facts
         .nodes
         .iter()
-        .filter(|node| Some(node.name_any()) == name || claim_of_node(node) == Some(claim.name_any()))
+        .filter(|node| {
+            Some(node.name_any()) == name || claim_of_node(node) == Some(claim.name_any())
+        })
         .map(node_branch)
         .collect();
     found
@@ -89,16 +106,32 @@ fn claim_branch(facts: &Facts, claim: &NodeClaim) -> Branch {
 fn nodes_without_claim(facts: &Facts) -> Vec<Branch> {
     let claimed = |node: &Node| {
         facts.claims.iter().any(|claim| {
-            node_of_claim(claim) == Some(node.name_any()) || claim_of_node(node) == Some(claim.name_any())
+            node_of_claim(claim) == Some(node.name_any())
+                || claim_of_node(node) == Some(claim.name_any())
         })
     };
-    facts.nodes.iter().filter(|node| !claimed(node)).map(node_branch).collect()
+    facts
+        .nodes
+        .iter()
+        .filter(|node| !claimed(node))
+        .map(node_branch)
+        .collect()
 }
 
 fn node_branch(node: &Node) -> Branch {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
-    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default();
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready");
+    let cordoned = node
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.unschedulable)
+        .unwrap_or_default();
     let word = ready.map_or("Unknown", |condition| condition.status.as_str());
     let reason = match ready {
         Some(condition) if condition.status == "True" && cordoned => "Cordoned".to_owned(),
@@ -111,19 +144,58 @@ fn node_branch(node: &Node) -> Branch {
 fn workloads(facts: &Facts) -> Vec<Branch> {
     let mut found = Vec::new();
     for item in &facts.deployments {
-        let wanted = item.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-        let have = item.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();
-        found.push(branch("Deployment", item, &format!("{have}/{wanted}"), replica_word(have, wanted)));
+        let wanted = item
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1);
+        let have = item
+            .status
+            .as_ref()
+            .and_then(|status| status.ready_replicas)
+            .unwrap_or_default();
+        found.push(branch(
+            "Deployment",
+            item,
+            &format!("{have}/{wanted}"),
+            replica_word(have, wanted),
+        ));
     }
     for item in &facts.stateful_sets {
-        let wanted = item.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-        let have = item.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();
-        found.push(branch("StatefulSet", item, &format!("{have}/{wanted}"), replica_word(have, wanted)));
+        let wanted = item
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1);
+        let have = item
+            .status
+            .as_ref()
+            .and_then(|status| status.ready_replicas)
+            .unwrap_or_default();
+        found.push(branch(
+            "StatefulSet",
+            item,
+            &format!("{have}/{wanted}"),
+            replica_word(have, wanted),
+        ));
     }
     for item in &facts.jobs {
-        let wanted = item.spec.as_ref().and_then(|spec| spec.completions).unwrap_or(1);
-        let have = item.status.as_ref().and_then(|status| status.succeeded).unwrap_or_default();
-        found.push(branch("Job", item, &format!("{have}/{wanted}"), &job_word(item)));
+        let wanted = item
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.completions)
+            .unwrap_or(1);
+        let have = item
+            .status
+            .as_ref()
+            .and_then(|status| status.succeeded)
+            .unwrap_or_default();
+        found.push(branch(
+            "Job",
+            item,
+            &format!("{have}/{wanted}"),
+            &job_word(item),
+        ));
     }
     attach_pods(facts, &mut found);
     found
@@ -134,9 +206,20 @@ fn workloads(facts: &Facts) -> Vec<Branch> {
 fn attach_pods(facts: &Facts, workloads: &mut Vec<Branch>) {
     for item in &facts.pods {
         let found = pod_branch(item);
-        let owner = item.owner_references().iter().find(|owner| owner.controller == Some(true));
-        let kind = owner.map(|owner| if owner.kind == "ReplicaSet" { "Deployment" } else { owner.kind.as_str() });
-        let place = workloads.iter_mut().find(|workload| kind.is_none_or(|kind| workload.kind == kind));
+        let owner = item
+            .owner_references()
+            .iter()
+            .find(|owner| owner.controller == Some(true));
+        let kind = owner.map(|owner| {
+            if owner.kind == "ReplicaSet" {
+                "Deployment"
+            } else {
+                owner.kind.as_str()
+            }
+        });
+        let place = workloads
+            .iter_mut()
+            .find(|workload| kind.is_none_or(|kind| workload.kind == kind));
         match place {
             Some(workload) if workload.kind != "Pod" => workload.children.push(found),
             _ => workloads.push(found),
@@ -150,33 +233,65 @@ fn pod_branch(item: &k8s_openapi::api::core::v1::Pod) -> Branch {
         Some(node) => format!("{} on {node}", state.reason),
         None => state.reason.clone(),
     };
-    Branch { restarts: Some(state.restarts), ..branch("Pod", item, &state.ready, &reason) }
+    Branch {
+        restarts: Some(state.restarts),
+        ..branch("Pod", item, &state.ready, &reason)
+    }
 }
 
 const fn replica_word(have: i32, wanted: i32) -> &'static str {
-    if have >= wanted { "Available" } else { "Progressing" }
+    if have >= wanted {
+        "Available"
+    } else {
+        "Progressing"
+    }
 }
 
 fn job_word(job: &k8s_openapi::api::batch::v1::Job) -> String {
     let status = job.status.as_ref();
-    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let ended = conditions
-        .iter()
-        .find(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True");
+    let conditions = status
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let ended = conditions.iter().find(|condition| {
+        matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True"
+    });
     if let Some(ended) = ended {
-        return ended.reason.clone().filter(|reason| !reason.is_empty()).unwrap_or_else(|| ended.type_.clone());
+        return ended
+            .reason
+            .clone()
+            .filter(|reason| !reason.is_empty())
+            .unwrap_or_else(|| ended.type_.clone());
     }
     let active = status.and_then(|status| status.active).unwrap_or_default();
-    if active > 0 { "Running".to_owned() } else { "Pending".to_owned() }
+    if active > 0 {
+        "Running".to_owned()
+    } else {
+        "Pending".to_owned()
+    }
 }
 
 fn service(item: &Service) -> Branch {
     let spec = item.spec.as_ref();
-    let address = spec.and_then(|spec| spec.cluster_ip.as_deref()).unwrap_or("no address");
-    let ports: Vec<String> =
-        spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default().iter().map(|port| port.port.to_string()).collect();
-    let address = if address == "None" { "headless" } else { address };
-    branch("Service", item, "-", &format!("{address}:{}", ports.join(",")))
+    let address = spec
+        .and_then(|spec| spec.cluster_ip.as_deref())
+        .unwrap_or("no address");
+    let ports: Vec<String> = spec
+        .and_then(|spec| spec.ports.as_deref())
+        .unwrap_or_default()
+        .iter()
+        .map(|port| port.port.to_string())
+        .collect();
+    let address = if address == "None" {
+        "headless"
+    } else {
+        address
+    };
+    branch(
+        "Service",
+        item,
+        "-",
+        &format!("{address}:{}", ports.join(",")),
+    )
 }
 
 #[cfg(test)]
@@ -186,7 +301,10 @@ mod tests {
 
     fn lines(branch: &Branch, depth: usize, out: &mut Vec<String>) {
         let indent = "  ".repeat(depth);
-        out.push(format!("{indent}{}/{} {} {}", branch.kind, branch.name, branch.ready, branch.reason));
+        out.push(format!(
+            "{indent}{}/{} {} {}",
+            branch.kind, branch.name, branch.ready, branch.reason
+        ));
         for child in &branch.children {
             lines(child, depth + 1, out);
         }

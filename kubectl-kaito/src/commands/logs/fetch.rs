@@ -18,7 +18,11 @@ use crate::output::printer::Printer;
 ///
 /// # Errors
 /// Nothing can be selected, or a log cannot be read and `--ignore-errors` is not given.
-pub async fn run(question: &Question, cluster: &Cluster, printer: &Printer) -> Result<Exit, Failure> {
+pub async fn run(
+    question: &Question,
+    cluster: &Cluster,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
     let selected = target::select(question, cluster, printer).await?;
     let pods = target::list(cluster, &selected).await?;
     if pods.is_empty() {
@@ -26,21 +30,34 @@ pub async fn run(question: &Question, cluster: &Cluster, printer: &Printer) -> R
     }
     let Chosen { sources, emulated } = choose(question, cluster, printer, &pods).await?;
     if sources.is_empty() {
-        return if emulated { Ok(Exit::Success) } else { Err(not_started(question, &pods)) };
+        return if emulated {
+            Ok(Exit::Success)
+        } else {
+            Err(not_started(question, &pods))
+        };
     }
     let opened = open_all(question, cluster, printer, sources).await?;
     let failed = print(question, printer, opened).await?;
-    if failed && !question.ignore_errors { Err(Failure::silent(Exit::Failure)) } else { Ok(Exit::Success) }
+    if failed && !question.ignore_errors {
+        Err(Failure::silent(Exit::Failure))
+    } else {
+        Ok(Exit::Success)
+    }
 }
 
 /// Nothing matches: an answer for a selector, an error for a name.
 fn nothing(question: &Question, cluster: &Cluster, printer: &Printer) -> Result<Exit, Failure> {
     match &question.target {
         Target::Selector(_) => {
-            printer.note(&format!("No resources found in {} namespace.", cluster.namespace()))?;
+            printer.note(&format!(
+                "No resources found in {} namespace.",
+                cluster.namespace()
+            ))?;
             Ok(Exit::Success)
         }
-        Target::Pod(name) => Err(Failure::verbatim(format!("Error from server (NotFound): pods {name:?} not found"))),
+        Target::Pod(name) => Err(Failure::verbatim(format!(
+            "Error from server (NotFound): pods {name:?} not found"
+        ))),
         Target::Workspace(name) | Target::Workload(_, name) => {
             Err(Failure::error(format!("{name:?} has no pods yet"))
                 .with_hint(format!("To see why: kubectl kaito why {name}")))
@@ -61,21 +78,27 @@ async fn choose(
     printer: &Printer,
     pods: &[Pod],
 ) -> Result<Chosen, Failure> {
-    let mut chosen = Chosen { sources: Vec::new(), emulated: false };
+    let mut chosen = Chosen {
+        sources: Vec::new(),
+        emulated: false,
+    };
     let mut notes = BTreeMap::new();
     let mut simulated = Simulated::default();
     for pod in pods {
-        let sources = target::sources(question, pod, &mut notes)?;
         if simulated.holds(cluster, pod).await {
+            target::sources(question, pod, &mut BTreeMap::new())?;
             printer.note(&target::emulated_note(pod))?;
             chosen.emulated = true;
             continue;
         }
-        for source in sources {
+        for source in target::sources(question, pod, &mut notes)? {
             if select::has_started(pod, &source.container) {
                 chosen.sources.push(source);
             } else {
-                printer.note(&format!("pod/{}/{}: has not started yet", source.pod, source.container))?;
+                printer.note(&format!(
+                    "pod/{}/{}: has not started yet",
+                    source.pod, source.container
+                ))?;
             }
         }
     }
@@ -88,11 +111,22 @@ async fn choose(
 fn not_started(question: &Question, pods: &[Pod]) -> Failure {
     let waiting: Vec<String> = pods
         .iter()
-        .map(|pod| format!("{} ({})", pod.name_any(), crate::view::pod::state(pod).reason))
+        .map(|pod| {
+            format!(
+                "{} ({})",
+                pod.name_any(),
+                crate::view::pod::state(pod).reason
+            )
+        })
         .collect();
-    let failure = Failure::error(format!("no container has started yet: {}", waiting.join(", ")));
+    let failure = Failure::error(format!(
+        "no container has started yet: {}",
+        waiting.join(", ")
+    ));
     match &question.target {
-        Target::Workspace(name) => failure.with_hint(format!("To see why: kubectl kaito why {name}")),
+        Target::Workspace(name) => {
+            failure.with_hint(format!("To see why: kubectl kaito why {name}"))
+        }
         _ => failure,
     }
 }
@@ -145,9 +179,17 @@ async fn print(
             match opened.get_mut(index) {
                 Some((source, lines)) => match lines.next().await {
                     Ok(Some(line)) => merger.push(index, line),
-                    Ok(None) => merger.end(index),
+                    Ok(None) => {
+                        if let Some(line) = lines.rest() {
+                            merger.push(index, line);
+                        }
+                        merger.end(index);
+                    }
                     Err(error) => {
-                        printer.note(&format!("error: {}the log broke off: {error}", source.prefix()))?;
+                        printer.note(&format!(
+                            "error: {}the log broke off: {error}",
+                            source.prefix()
+                        ))?;
                         broken = true;
                         merger.end(index);
                     }
@@ -156,13 +198,21 @@ async fn print(
             }
             continue;
         }
-        let Some((index, line)) = merger.pop() else { break };
-        let (Some((source, _)), Some(left)) = (opened.get(index), left.get_mut(index)) else { continue };
+        let Some((index, line)) = merger.pop() else {
+            break;
+        };
+        let (Some((source, _)), Some(left)) = (opened.get(index), left.get_mut(index)) else {
+            continue;
+        };
         if *left == 0 {
             merger.end(index);
             continue;
         }
-        let line = if line.cost() > *left { line.truncated(*left) } else { line };
+        let line = if line.cost() > *left {
+            line.truncated(*left)
+        } else {
+            line
+        };
         *left = left.saturating_sub(line.cost());
         let mut bytes = Vec::with_capacity(line.stamped().len() + 1);
         // A vector takes everything.

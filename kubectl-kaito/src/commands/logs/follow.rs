@@ -35,7 +35,11 @@ const QUEUE: usize = 1024;
 ///
 /// # Errors
 /// Nothing can be selected, too many streams, a log that cannot be read and `--ignore-errors` is not given.
-pub async fn run(question: &Question, cluster: &Cluster, printer: &Printer) -> Result<Exit, Failure> {
+pub async fn run(
+    question: &Question,
+    cluster: &Cluster,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
     let selected = target::select(question, cluster, printer).await?;
     let mut session = Session::new(question, cluster, printer);
     session.first_look(&selected).await?;
@@ -82,7 +86,9 @@ fn changes(cluster: &Cluster, selected: &Pods) -> BoxStream<'static, Change> {
         .default_backoff()
         .try_filter_map(|event| async move {
             Ok(match event {
-                watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => Some(Change::Seen(pod)),
+                watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => {
+                    Some(Change::Seen(pod))
+                }
                 watcher::Event::Delete(pod) => Some(Change::Gone(pod)),
                 watcher::Event::Init | watcher::Event::InitDone => None,
             })
@@ -145,11 +151,15 @@ impl<'a> Session<'a> {
         if pods.is_empty() {
             match &self.question.target {
                 Target::Pod(name) => {
-                    return Err(Failure::verbatim(format!("Error from server (NotFound): pods {name:?} not found")));
+                    return Err(Failure::verbatim(format!(
+                        "Error from server (NotFound): pods {name:?} not found"
+                    )));
                 }
                 Target::Selector(_) => {
                     let namespace = self.cluster.namespace();
-                    self.printer.note(&format!("No resources found in {namespace} namespace; waiting for pods."))?;
+                    self.printer.note(&format!(
+                        "No resources found in {namespace} namespace; waiting for pods."
+                    ))?;
                 }
                 Target::Workspace(name) | Target::Workload(_, name) => {
                     self.printer.note(&format!("waiting for pods of {name}"))?;
@@ -181,10 +191,17 @@ impl<'a> Session<'a> {
                 self.note_once(&format!("- pod/{} is gone", pod.name_any()))
             }
             // The watch goes on by itself; only a refusal will not get better.
-            Change::Failed(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.code == 403 => {
-                Err(Failure::error(format!("pods cannot be watched: {}", status.message)))
+            Change::Failed(watcher::Error::InitialListFailed(kube::Error::Api(status)))
+                if status.code == 403 =>
+            {
+                Err(Failure::error(format!(
+                    "pods cannot be watched: {}",
+                    status.message
+                )))
             }
-            Change::Failed(error) => self.note_once(&format!("the watch of the pods is repeated: {error}")),
+            Change::Failed(error) => {
+                self.note_once(&format!("the watch of the pods is repeated: {error}"))
+            }
         }
     }
 
@@ -220,7 +237,8 @@ impl<'a> Session<'a> {
             ));
         }
         if self.started.elapsed() > HOLD {
-            self.printer.note(&format!("+ pod/{}/{}", source.pod, source.container))?;
+            self.printer
+                .note(&format!("+ pod/{}/{}", source.pod, source.container))?;
         }
         let index = self.merger.add();
         let follower = Follower {
@@ -279,7 +297,9 @@ impl<'a> Session<'a> {
         self.held_since = None;
         let mut bytes = Vec::new();
         while let Some((index, line)) = self.merger.pop_any() {
-            let Some(source) = self.sources.get(index) else { continue };
+            let Some(source) = self.sources.get(index) else {
+                continue;
+            };
             // A vector takes everything.
             let _ = self.writer.line(&mut bytes, index, &source.prefix(), &line);
         }
@@ -289,11 +309,18 @@ impl<'a> Session<'a> {
 
     fn release_at(&self) -> Instant {
         // Without held lines the timer is set to a time that the other branches always come before.
-        self.held_since.map_or_else(|| Instant::now() + Duration::from_secs(3600), |since| since + HOLD)
+        self.held_since.map_or_else(
+            || Instant::now() + Duration::from_secs(3600),
+            |since| since + HOLD,
+        )
     }
 
     fn idle_at(&self) -> Instant {
-        let rest = if self.open == 0 { IDLE / 4 } else { Duration::from_secs(3600) };
+        let rest = if self.open == 0 {
+            IDLE / 4
+        } else {
+            Duration::from_secs(3600)
+        };
         self.idle_since + rest
     }
 
@@ -303,7 +330,8 @@ impl<'a> Session<'a> {
         if self.open > 0 {
             return Ok(false);
         }
-        let silent = |uid: &String, pod: &Pod| select::has_ended(pod) || self.emulated.contains(uid);
+        let silent =
+            |uid: &String, pod: &Pod| select::has_ended(pod) || self.emulated.contains(uid);
         let all_silent = self.pods.iter().all(|(uid, pod)| silent(uid, pod));
         if !self.pods.is_empty() && all_silent {
             let any_emulated = self.pods.keys().any(|uid| self.emulated.contains(uid));
@@ -311,7 +339,8 @@ impl<'a> Session<'a> {
         }
         self.check_running_timeout()?;
         let pod_is_gone = self.pods.is_empty() && matches!(self.question.target, Target::Pod(_));
-        Ok(pod_is_gone || (self.pods.is_empty() && !self.known.is_empty() && self.workspace_is_gone().await))
+        Ok(pod_is_gone
+            || (self.pods.is_empty() && !self.known.is_empty() && self.workspace_is_gone().await))
     }
 
     fn check_running_timeout(&self) -> Result<(), Failure> {
@@ -335,15 +364,25 @@ impl<'a> Session<'a> {
     }
 
     async fn job_is_over(&self, name: &str) -> bool {
-        let api: Api<Job> = Api::namespaced(self.cluster.client().clone(), self.cluster.namespace());
-        let Ok(job) = self.cluster.attempt(api.get(name)).await else { return false };
-        job.status.and_then(|status| status.conditions).unwrap_or_default().iter().any(|condition| {
-            matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True"
-        })
+        let api: Api<Job> =
+            Api::namespaced(self.cluster.client().clone(), self.cluster.namespace());
+        let Ok(job) = self.cluster.attempt(api.get(name)).await else {
+            return false;
+        };
+        job.status
+            .and_then(|status| status.conditions)
+            .unwrap_or_default()
+            .iter()
+            .any(|condition| {
+                matches!(condition.type_.as_str(), "Complete" | "Failed")
+                    && condition.status == "True"
+            })
     }
 
     async fn workspace_is_gone(&self) -> bool {
-        let Target::Workspace(name) = &self.question.target else { return false };
+        let Target::Workspace(name) = &self.question.target else {
+            return false;
+        };
         let found = self.cluster.find("get workspaces.kaito.sh", async {
             self.cluster.workspaces().get(name).await
         });
@@ -351,7 +390,11 @@ impl<'a> Session<'a> {
     }
 
     fn note_once(&mut self, text: &str) -> Result<(), Failure> {
-        if self.notes_told.insert(text.to_owned()) { self.printer.note(text) } else { Ok(()) }
+        if self.notes_told.insert(text.to_owned()) {
+            self.printer.note(text)
+        } else {
+            Ok(())
+        }
     }
 
     fn end(mut self) -> Result<Exit, Failure> {

@@ -63,7 +63,12 @@ pub struct Args {
     #[arg(long)]
     pub prefix: bool,
     /// Most bytes to print of each log; 0 prints all
-    #[arg(long, value_name = "BYTES", default_value_t = 0, allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 0,
+        allow_hyphen_values = true
+    )]
     pub limit_bytes: i64,
     /// Most logs to follow at once
     #[arg(long, value_name = "N", default_value_t = 50)]
@@ -95,8 +100,13 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let follow = follow::run(&question, &cluster, &context.printer);
     match context.connection.request_timeout.0 {
         None => follow.await,
-        Some(limit) => tokio::time::timeout(limit, follow).await.unwrap_or_else(|_| {
-            Err(Failure::error(format!("--request-timeout of {}s is over", limit.as_secs_f64())))
-        }),
+        Some(limit) => tokio::time::timeout(limit, follow)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Failure::error(format!(
+                    "--request-timeout of {}s is over",
+                    limit.as_secs_f64()
+                )))
+            }),
     }
 }

@@ -102,7 +102,9 @@ pub fn parse(args: &Args, printer: &Printer) -> Result<Question, Failure> {
         None => Some(RUNNING_TIMEOUT),
         Some(GoDuration::Positive(limit)) if !limit.is_zero() => Some(limit),
         Some(_) => {
-            return Err(Failure::error("--pod-running-timeout must be higher than zero"));
+            return Err(Failure::error(
+                "--pod-running-timeout must be higher than zero",
+            ));
         }
     };
     Ok(Question {
@@ -130,26 +132,36 @@ fn target(args: &Args) -> Result<Target, Failure> {
     let selector = args.selector.as_deref().filter(|text| !text.is_empty());
     let name = match (&args.name, selector) {
         (Some(_), Some(_)) => {
-            return Err(Failure::error("only a selector (-l) or a POD name is allowed"));
+            return Err(Failure::error(
+                "only a selector (-l) or a POD name is allowed",
+            ));
         }
         (None, Some(selector)) => return Ok(Target::Selector(selector.to_owned())),
         (None, None) => {
-            return Err(Failure::error("expected a Workspace NAME, TYPE/NAME, or a selector (-l)")
-                .with_hint("See 'kubectl kaito logs -h' for help and examples"));
+            return Err(
+                Failure::error("expected a Workspace NAME, TYPE/NAME, or a selector (-l)")
+                    .with_hint("See 'kubectl kaito logs -h' for help and examples"),
+            );
         }
         (Some(name), None) => name,
     };
     let (kind, name) = name.split_once('/').unwrap_or(("workspace", name));
     if name.is_empty() || name.contains('/') {
-        return Err(Failure::error("resource name may not be empty and may not contain '/'"));
+        return Err(Failure::error(
+            "resource name may not be empty and may not contain '/'",
+        ));
     }
     let owned = name.to_owned();
     let kind = kind.split('.').next().unwrap_or(kind).to_lowercase();
     match kind.as_str() {
         "workspace" | "workspaces" | "wk" | "wks" => Ok(Target::Workspace(owned)),
         "pod" | "pods" | "po" => Ok(Target::Pod(owned)),
-        "deployment" | "deployments" | "deploy" => Ok(Target::Workload(Workload::Deployment, owned)),
-        "statefulset" | "statefulsets" | "sts" => Ok(Target::Workload(Workload::StatefulSet, owned)),
+        "deployment" | "deployments" | "deploy" => {
+            Ok(Target::Workload(Workload::Deployment, owned))
+        }
+        "statefulset" | "statefulsets" | "sts" => {
+            Ok(Target::Workload(Workload::StatefulSet, owned))
+        }
         "job" | "jobs" => Ok(Target::Workload(Workload::Job, owned)),
         _ => Err(Failure::error(format!(
             "cannot get the logs from {kind}: only workspace, pod, deployment, statefulset and job have any"
@@ -172,17 +184,19 @@ fn since(args: &Args) -> Result<Since, Failure> {
     let time = args.since_time.as_deref().filter(|text| !text.is_empty());
     match (args.since.unwrap_or(GoDuration::ZERO), time) {
         (GoDuration::Negative, _) => Err(Failure::error("--since must be greater than 0")),
-        (GoDuration::Positive(ago), Some(_)) if !ago.is_zero() => {
-            Err(Failure::error("at most one of `sinceTime` or `sinceSeconds` may be specified"))
-        }
+        (GoDuration::Positive(ago), Some(_)) if !ago.is_zero() => Err(Failure::error(
+            "at most one of `sinceTime` or `sinceSeconds` may be specified",
+        )),
         (_, Some(text)) => text.parse().map(Since::Time).map_err(|error| {
-            Failure::error(format!("--since-time {text:?} is not a time in RFC 3339 form: {error}"))
+            Failure::error(format!(
+                "--since-time {text:?} is not a time in RFC 3339 form: {error}"
+            ))
         }),
         (GoDuration::Positive(ago), None) if ago.is_zero() => Ok(Since::Beginning),
         // The server takes whole seconds and refuses 0; kubectl rounds up.
-        (GoDuration::Positive(ago), None) => {
-            Ok(Since::Seconds(ago.as_secs() + u64::from(ago.subsec_nanos() > 0)))
-        }
+        (GoDuration::Positive(ago), None) => Ok(Since::Seconds(
+            ago.as_secs() + u64::from(ago.subsec_nanos() > 0),
+        )),
     }
 }
 
@@ -208,7 +222,11 @@ mod tests {
     use crate::commands::logs::Args;
 
     fn args(name: &str) -> Args {
-        Args { name: Some(name.to_owned()), tail: -1, ..Args::default() }
+        Args {
+            name: Some(name.to_owned()),
+            tail: -1,
+            ..Args::default()
+        }
     }
 
     fn refusal<T: std::fmt::Debug>(result: Result<T, crate::error::Failure>) -> String {
@@ -217,7 +235,10 @@ mod tests {
 
     #[test]
     fn a_bare_name_is_a_workspace_and_types_have_short_names() {
-        assert_eq!(target(&args("phi")).unwrap(), Target::Workspace("phi".to_owned()));
+        assert_eq!(
+            target(&args("phi")).unwrap(),
+            Target::Workspace("phi".to_owned())
+        );
         assert_eq!(target(&args("po/a")).unwrap(), Target::Pod("a".to_owned()));
         let job = Target::Workload(Workload::Job, "j".to_owned());
         assert_eq!(target(&args("jobs.batch/j")).unwrap(), job);
@@ -227,10 +248,19 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused_in_kubectls_words() {
-        let both = Args { selector: Some("a=b".to_owned()), ..args("phi") };
-        assert_eq!(refusal(target(&both)), "error: only a selector (-l) or a POD name is allowed");
+        let both = Args {
+            selector: Some("a=b".to_owned()),
+            ..args("phi")
+        };
         assert_eq!(
-            refusal(tail(&Args { tail: -2, ..args("phi") })),
+            refusal(target(&both)),
+            "error: only a selector (-l) or a POD name is allowed"
+        );
+        assert_eq!(
+            refusal(tail(&Args {
+                tail: -2,
+                ..args("phi")
+            })),
             "error: --tail must be greater than or equal to -1"
         );
         let twice = Args {
@@ -242,17 +272,37 @@ mod tests {
             refusal(since(&twice)),
             "error: at most one of `sinceTime` or `sinceSeconds` may be specified"
         );
-        let named = Args { container: Some("c".to_owned()), all_containers: true, ..args("phi") };
+        let named = Args {
+            container: Some("c".to_owned()),
+            all_containers: true,
+            ..args("phi")
+        };
         assert!(refusal(containers(&named)).contains("--all-containers=true should not be"));
-        assert!(limit(&Args { limit_bytes: -1, ..args("phi") }).is_err());
+        assert!(
+            limit(&Args {
+                limit_bytes: -1,
+                ..args("phi")
+            })
+            .is_err()
+        );
     }
 
     #[test]
     fn parts_of_a_second_are_rounded_up_and_a_selector_keeps_all_lines() {
-        let half = Args { since: Some(duration::parse("1.5s").unwrap()), ..args("phi") };
+        let half = Args {
+            since: Some(duration::parse("1.5s").unwrap()),
+            ..args("phi")
+        };
         assert_eq!(since(&half).unwrap(), Since::Seconds(2));
-        let selected = Args { selector: Some("a=b".to_owned()), name: None, ..args("") };
-        assert_eq!(target(&selected).unwrap(), Target::Selector("a=b".to_owned()));
+        let selected = Args {
+            selector: Some("a=b".to_owned()),
+            name: None,
+            ..args("")
+        };
+        assert_eq!(
+            target(&selected).unwrap(),
+            Target::Selector("a=b".to_owned())
+        );
         assert_eq!(tail(&selected).unwrap(), None);
         assert_eq!(containers(&selected).unwrap(), Containers::Default);
     }

@@ -25,7 +25,7 @@ pub enum From {
 /// Path and query of the request. Time stamps are always asked for: merging and resuming need them.
 #[must_use]
 pub fn path(question: &Question, namespace: &str, source: &Source, from: From) -> String {
-    let mut query = Serializer::new(format!("/api/v1/namespaces/{namespace}/pods/{}/log?", source.pod));
+    let mut query = Serializer::new(String::new());
     query.append_pair("container", &source.container);
     if question.follow {
         query.append_pair("follow", "true");
@@ -49,7 +49,11 @@ pub fn path(question: &Question, namespace: &str, source: &Source, from: From) -
         query.append_pair("tailLines", &lines.to_string());
     }
     query.append_pair("timestamps", "true");
-    query.finish()
+    format!(
+        "/api/v1/namespaces/{namespace}/pods/{}/log?{}",
+        source.pod,
+        query.finish()
+    )
 }
 
 /// An answer under way.
@@ -73,15 +77,21 @@ pub async fn open(
     let request = Request::get(path)
         .body(Vec::new())
         .map_err(|error| CallError::Request(kube::Error::HttpError(error)))?;
-    let reader = cluster.attempt(cluster.client().request_stream(request)).await?;
-    Ok(Lines { reader: Box::pin(reader), framer: Framer::default(), ready: VecDeque::new() })
+    let reader = cluster
+        .attempt(cluster.client().request_stream(request))
+        .await?;
+    Ok(Lines {
+        reader: Box::pin(reader),
+        framer: Framer::default(),
+        ready: VecDeque::new(),
+    })
 }
 
 impl Lines {
-    /// The next line. `None` is the end of the answer; an unfinished last line comes before it.
+    /// The next line, or `None` at the end of the answer; [`Self::rest`] then has what was left unfinished.
     ///
     /// # Errors
-    /// The connection broke; an unfinished line is dropped, because it comes again after a resume.
+    /// The connection broke.
     pub async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             if let Some(line) = self.ready.pop_front() {
@@ -89,12 +99,17 @@ impl Lines {
             }
             let bytes = self.reader.fill_buf().await?;
             if bytes.is_empty() {
-                return Ok(self.framer.finish());
+                return Ok(None);
             }
             let length = bytes.len();
             self.ready.extend(self.framer.push(bytes));
             self.reader.consume_unpin(length);
         }
+    }
+
+    /// The unfinished last line. Only whoever will not ask again should print it: a resumed answer brings it whole.
+    pub fn rest(&mut self) -> Option<Line> {
+        self.framer.finish()
     }
 }
 
@@ -108,17 +123,30 @@ mod tests {
     fn asked(args: Args, from: From) -> String {
         let printer = Printer::to_writers(Box::new(Vec::new()), Box::new(Vec::new()));
         let question = question::parse(&args, &printer).unwrap();
-        let source = Source { pod: "p".to_owned(), uid: "u".to_owned(), container: "main".to_owned() };
+        let source = Source {
+            pod: "p".to_owned(),
+            uid: "u".to_owned(),
+            container: "main".to_owned(),
+        };
         path(&question, "ns", &source, from)
     }
 
     fn args() -> Args {
-        Args { name: Some("phi".to_owned()), tail: -1, max_log_requests: 5, ..Args::default() }
+        Args {
+            name: Some("phi".to_owned()),
+            tail: -1,
+            max_log_requests: 5,
+            ..Args::default()
+        }
     }
 
     #[test]
     fn the_request_carries_what_kubectl_would_send_and_always_time_stamps() {
-        let args = Args { since: Some(crate::cli::duration::parse("1h").unwrap()), tail: 5, ..args() };
+        let args = Args {
+            since: Some(crate::cli::duration::parse("1h").unwrap()),
+            tail: 5,
+            ..args()
+        };
         assert_eq!(
             asked(args, From::Asked),
             "/api/v1/namespaces/ns/pods/p/log?container=main&sinceSeconds=3600&tailLines=5&timestamps=true"
@@ -127,7 +155,11 @@ mod tests {
 
     #[test]
     fn a_resumed_request_asks_from_the_cut_on_and_for_all_lines() {
-        let args = Args { follow: true, tail: 5, ..args() };
+        let args = Args {
+            follow: true,
+            tail: 5,
+            ..args()
+        };
         let cut = "2026-01-01T00:00:01Z".parse().unwrap();
         assert_eq!(
             asked(args, From::Resumed(cut)),

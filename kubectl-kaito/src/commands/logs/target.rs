@@ -57,25 +57,41 @@ impl Pods {
 ///
 /// # Errors
 /// The target does not exist or cannot be read.
-pub async fn select(question: &Question, cluster: &Cluster, printer: &Printer) -> Result<Pods, Failure> {
+pub async fn select(
+    question: &Question,
+    cluster: &Cluster,
+    printer: &Printer,
+) -> Result<Pods, Failure> {
     match &question.target {
         Target::Pod(name) => Ok(Pods::Named(name.clone())),
         Target::Selector(labels) => Ok(Pods::Labelled(labels.clone())),
         Target::Workspace(name) => {
-            let get = cluster.call("get workspaces.kaito.sh", async { cluster.workspaces().get(name).await });
+            let get = cluster.call("get workspaces.kaito.sh", async {
+                cluster.workspaces().get(name).await
+            });
             get.await.map_err(|failure| with_pod_hint(failure, name))?;
             Ok(Pods::Labelled(format!("{}={name}", names::LABEL_WORKSPACE)))
         }
         Target::Workload(kind, name) => {
             let labels = Pods::Labelled(workload_labels(cluster, *kind, name).await?);
-            if question.all_pods { Ok(labels) } else { one_of(question, cluster, printer, &labels).await }
+            if question.all_pods {
+                Ok(labels)
+            } else {
+                one_of(question, cluster, printer, &labels).await
+            }
         }
     }
 }
 
 fn with_pod_hint(failure: Failure, name: &str) -> Failure {
     let missing = failure.lines().iter().any(|line| line.contains("NotFound"));
-    if missing { failure.with_hint(format!("A bare name is a Workspace; for a pod use pod/{name}.")) } else { failure }
+    if missing {
+        failure.with_hint(format!(
+            "A bare name is a Workspace; for a pod use pod/{name}."
+        ))
+    } else {
+        failure
+    }
 }
 
 async fn workload_labels(cluster: &Cluster, kind: Workload, name: &str) -> Result<String, Failure> {
@@ -98,14 +114,21 @@ async fn workload_labels(cluster: &Cluster, kind: Workload, name: &str) -> Resul
             found.spec.and_then(|spec| spec.selector)
         }
     };
-    label_text(selector.unwrap_or_default())
-        .ok_or_else(|| Failure::error(format!("{name} has no label selector, so its pods cannot be found")))
+    label_text(selector.unwrap_or_default()).ok_or_else(|| {
+        Failure::error(format!(
+            "{name} has no label selector, so its pods cannot be found"
+        ))
+    })
 }
 
 /// The selector as a query, or `None` if it selects everything or cannot be read.
 fn label_text(selector: LabelSelector) -> Option<String> {
     let selector: Selector = selector.try_into().ok()?;
-    if selector.selects_all() { None } else { Some(selector.to_string()) }
+    if selector.selects_all() {
+        None
+    } else {
+        Some(selector.to_string())
+    }
 }
 
 async fn one_of(
@@ -120,7 +143,11 @@ async fn one_of(
         order_pods(&mut pods);
         if let Some(first) = pods.first() {
             if pods.len() > 1 {
-                printer.note(&format!("Found {} pods, using pod/{}", pods.len(), first.name_any()))?;
+                printer.note(&format!(
+                    "Found {} pods, using pod/{}",
+                    pods.len(),
+                    first.name_any()
+                ))?;
             }
             return Ok(Pods::Named(first.name_any()));
         }
@@ -138,7 +165,10 @@ async fn one_of(
 /// They cannot be listed.
 pub async fn list(cluster: &Cluster, pods: &Pods) -> Result<Vec<Pod>, Failure> {
     let api: Api<Pod> = Api::namespaced(cluster.client().clone(), cluster.namespace());
-    let mut found = cluster.call("list pods", api.list(&pods.params())).await?.items;
+    let mut found = cluster
+        .call("list pods", api.list(&pods.params()))
+        .await?
+        .items;
     found.sort_by_key(ResourceExt::name_any);
     Ok(found)
 }
@@ -147,13 +177,20 @@ pub async fn list(cluster: &Cluster, pods: &Pods) -> Result<Vec<Pod>, Failure> {
 ///
 /// # Errors
 /// The container named is not one of the pod's.
-pub fn sources(question: &Question, pod: &Pod, notes: &mut BTreeMap<String, ()>) -> Result<Vec<Source>, Failure> {
+pub fn sources(
+    question: &Question,
+    pod: &Pod,
+    notes: &mut BTreeMap<String, ()>,
+) -> Result<Vec<Source>, Failure> {
     let wanted = match &question.containers {
         Containers::All => containers(pod),
         Containers::Named(name) if containers(pod).contains(name) => vec![name.clone()],
         Containers::Named(name) => {
-            return Err(Failure::error(format!("container {name} is not valid for pod {}", pod.name_any()))
-                .with_hint(format!("It has: {}", containers(pod).join(", "))));
+            return Err(Failure::error(format!(
+                "container {name} is not valid for pod {}",
+                pod.name_any()
+            ))
+            .with_hint(format!("It has: {}", containers(pod).join(", "))));
         }
         Containers::Default => {
             let (name, note) = default_container(pod).unzip();
@@ -162,7 +199,11 @@ pub fn sources(question: &Question, pod: &Pod, notes: &mut BTreeMap<String, ()>)
         }
     };
     let uid = pod.uid().unwrap_or_default();
-    let source = |container| Source { pod: pod.name_any(), uid: uid.clone(), container };
+    let source = |container| Source {
+        pod: pod.name_any(),
+        uid: uid.clone(),
+        container,
+    };
     Ok(wanted.into_iter().map(source).collect())
 }
 
@@ -176,13 +217,19 @@ impl Simulated {
     /// Whether `pod` runs on a simulated node. A node that cannot be read counts as real: then the request for its log
     /// says what is wrong.
     pub async fn holds(&mut self, cluster: &Cluster, pod: &Pod) -> bool {
-        let Some(node) = crate::view::facts::node_of(pod) else { return false };
+        let Some(node) = crate::view::facts::node_of(pod) else {
+            return false;
+        };
         if let Some(known) = self.known.get(&node) {
             return *known;
         }
         let api: Api<Node> = Api::all(cluster.client().clone());
         let found = cluster.attempt(api.get_metadata(&node)).await;
-        let simulated = found.is_ok_and(|node| node.labels().get(names::LABEL_SIMULATED).is_some_and(|v| v == "true"));
+        let simulated = found.is_ok_and(|node| {
+            node.labels()
+                .get(names::LABEL_SIMULATED)
+                .is_some_and(|v| v == "true")
+        });
         self.known.insert(node, simulated);
         simulated
     }
@@ -192,7 +239,10 @@ impl Simulated {
 #[must_use]
 pub fn emulated_note(pod: &Pod) -> String {
     let node = crate::view::facts::node_of(pod).unwrap_or_default();
-    format!("pod/{}: emulated: node {node} is simulated, no container runs there and none writes a log", pod.name_any())
+    format!(
+        "pod/{}: emulated: node {node} is simulated, no container runs there and none writes a log",
+        pod.name_any()
+    )
 }
 
 #[cfg(test)]
@@ -232,8 +282,16 @@ mod tests {
 
     #[test]
     fn a_container_that_the_pod_lacks_is_refused_with_those_it_has() {
-        let failure = sources(&question(Containers::Named("x".to_owned())), &pod(), &mut BTreeMap::new()).unwrap_err();
-        assert_eq!(failure.lines()[0], "error: container x is not valid for pod p");
+        let failure = sources(
+            &question(Containers::Named("x".to_owned())),
+            &pod(),
+            &mut BTreeMap::new(),
+        )
+        .unwrap_err();
+        assert_eq!(
+            failure.lines()[0],
+            "error: container x is not valid for pod p"
+        );
         assert_eq!(failure.lines()[1], "It has: init, main");
     }
 
@@ -241,10 +299,20 @@ mod tests {
     fn the_defaulting_note_comes_once_for_all_pods() {
         let mut notes = BTreeMap::new();
         for _ in 0..2 {
-            assert_eq!(sources(&question(Containers::Default), &pod(), &mut notes).unwrap().len(), 1);
+            assert_eq!(
+                sources(&question(Containers::Default), &pod(), &mut notes)
+                    .unwrap()
+                    .len(),
+                1
+            );
         }
         assert_eq!(notes.len(), 1);
-        assert_eq!(sources(&question(Containers::All), &pod(), &mut notes).unwrap().len(), 2);
+        assert_eq!(
+            sources(&question(Containers::All), &pod(), &mut notes)
+                .unwrap()
+                .len(),
+            2
+        );
     }
 
     #[test]

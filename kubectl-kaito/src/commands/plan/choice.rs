@@ -26,7 +26,9 @@ impl Choice {
     /// Price of the whole nodes in micro-dollars per hour.
     #[must_use]
     pub fn price_micro_dollars(&self) -> Option<u64> {
-        self.info.price_micro_dollars.map(|price| price.saturating_mul(u64::from(self.estimate.nodes)))
+        self.info
+            .price_micro_dollars
+            .map(|price| price.saturating_mul(u64::from(self.estimate.nodes)))
     }
 
     /// The part of the price that belongs to the GPUs used, in micro-dollars per hour; others may use the rest.
@@ -34,7 +36,8 @@ impl Choice {
     pub fn share_micro_dollars(&self) -> Option<u64> {
         let used = u64::from(self.estimate.gpus_per_node);
         let count = u64::from(self.info.gpu_count).max(1);
-        self.price_micro_dollars().map(|price| price.saturating_mul(used.min(count)) / count)
+        self.price_micro_dollars()
+            .map(|price| price.saturating_mul(used.min(count)) / count)
     }
 }
 
@@ -54,7 +57,9 @@ pub enum Reason {
     #[error(transparent)]
     Unfit(#[from] Unfit),
     /// The engine does not run on the GPU.
-    #[error("{gpu} is not supported by the engine, which needs an NVIDIA GPU of compute capability 7.0 or newer; use a newer GPU")]
+    #[error(
+        "{gpu} is not supported by the engine, which needs an NVIDIA GPU of compute capability 7.0 or newer; use a newer GPU"
+    )]
     Unsupported {
         /// GPU product.
         gpu: String,
@@ -86,7 +91,9 @@ pub fn answer(question: &Question) -> Answer {
             Err(reason) => found.rejected.push(Rejected { info, reason }),
         }
     }
-    found.choices.sort_by(|left, right| rank(left).cmp(&rank(right)));
+    found
+        .choices
+        .sort_by(|left, right| rank(left).cmp(&rank(right)));
     found
 }
 
@@ -97,7 +104,10 @@ fn rank(choice: &Choice) -> (bool, u64, u64, u32, &str) {
         price.is_none(),
         price.unwrap_or_default(),
         choice.share_micro_dollars().unwrap_or_default(),
-        choice.estimate.nodes.saturating_mul(choice.estimate.gpus_per_node),
+        choice
+            .estimate
+            .nodes
+            .saturating_mul(choice.estimate.gpus_per_node),
         &choice.info.name,
     )
 }
@@ -115,7 +125,11 @@ fn judge(question: &Question, info: &'static InstanceTypeInfo) -> Result<Choice,
     }
     let estimate = estimate::estimate(&question.model, &sizing::gpus(info), &question.request)?;
     let warnings = warnings(question, info, &estimate);
-    Ok(Choice { info, estimate, warnings })
+    Ok(Choice {
+        info,
+        estimate,
+        warnings,
+    })
 }
 
 const fn lacks_bfloat16(model: &Model, info: &InstanceTypeInfo) -> bool {
@@ -125,7 +139,10 @@ const fn lacks_bfloat16(model: &Model, info: &InstanceTypeInfo) -> bool {
 fn warnings(question: &Question, info: &InstanceTypeInfo, estimate: &Estimate) -> Vec<String> {
     let mut warnings = estimate.warnings.clone();
     if lacks_bfloat16(&question.model, info) {
-        warnings.push(format!("{} has no bfloat16: the model is served in float16", info.gpu_model));
+        warnings.push(format!(
+            "{} has no bfloat16: the model is served in float16",
+            info.gpu_model
+        ));
     }
     if info.retired {
         warnings.push(format!("{} is being retired by the cloud", info.name));
@@ -154,7 +171,11 @@ mod tests {
     #[test]
     fn choices_are_ranked_by_price_and_every_one_has_a_price() {
         let found = asked("phi-4", &[]);
-        let prices: Vec<u64> = found.choices.iter().map(|choice| choice.price_micro_dollars().unwrap()).collect();
+        let prices: Vec<u64> = found
+            .choices
+            .iter()
+            .map(|choice| choice.price_micro_dollars().unwrap())
+            .collect();
         assert!(prices.len() > 3);
         assert!(prices.is_sorted());
     }
@@ -170,8 +191,16 @@ mod tests {
 
     #[test]
     fn a_type_that_cannot_do_it_says_why() {
-        let found = asked("phi-4", &["Standard_ND96isr_MI300X_v5", "Standard_NC24ads_A100_v4"]);
+        let found = asked(
+            "phi-4",
+            &["Standard_ND96isr_MI300X_v5", "Standard_NC24ads_A100_v4"],
+        );
         assert_eq!((found.choices.len(), found.rejected.len()), (1, 1));
-        assert!(found.rejected[0].reason.to_string().contains("not supported by the engine"));
+        assert!(
+            found.rejected[0]
+                .reason
+                .to_string()
+                .contains("not supported by the engine")
+        );
     }
 }

@@ -108,14 +108,20 @@ pub fn layout(choice: &Choice) -> Layout {
 
 /// Bytes as GiB to three decimals.
 #[must_use]
-#[expect(clippy::cast_precision_loss, reason = "three decimals of a GiB need far fewer than 53 bits")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "three decimals of a GiB need far fewer than 53 bits"
+)]
 pub fn gib(bytes: u64) -> f64 {
     (bytes as f64 / GIB * 1000.0).round() / 1000.0
 }
 
 /// Micro-dollars as dollars.
 #[must_use]
-#[expect(clippy::cast_precision_loss, reason = "prices are below a billion dollars")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "prices are below a billion dollars"
+)]
 pub fn dollars(micro: u64) -> f64 {
     micro as f64 / 1e6
 }

@@ -23,10 +23,22 @@ use super::objects::{self, Recorded};
 ///
 /// # Errors
 /// Unreadable input, an unreachable cluster, a Workspace that is not there.
-pub async fn run(args: &Args, format: &Format, context: &Context, now: Timestamp) -> Result<Exit, Failure> {
+pub async fn run(
+    args: &Args,
+    format: &Format,
+    context: &Context,
+    now: Timestamp,
+) -> Result<Exit, Failure> {
     refuse_offline_flags(args)?;
-    let (recorded, namespace) = recorded(args, context).await?;
+    let Source {
+        mut recorded,
+        namespace,
+        cluster,
+    } = source(args, context).await?;
     let targets = targets(args, &recorded, &namespace).await?;
+    if let Some(cluster) = &cluster {
+        objects::read_configurations(cluster, &mut recorded, &targets).await;
+    }
     for note in &recorded.notes {
         context.printer.note(&format!("note: {note}"))?;
     }
@@ -43,7 +55,10 @@ fn refuse_offline_flags(args: &Args) -> Result<(), Failure> {
         ("--tensor-parallel", args.tensor_parallel.is_some()),
         ("--pipeline-parallel", args.pipeline_parallel.is_some()),
         ("--data-parallel", args.data_parallel.is_some()),
-        ("--gpu-memory-utilization", args.gpu_memory_utilization.is_some()),
+        (
+            "--gpu-memory-utilization",
+            args.gpu_memory_utilization.is_some(),
+        ),
         ("--kv-dtype=fp8", args.kv_dtype == "fp8"),
         ("--weights-gib", args.weights_gib.is_some()),
         ("--kv-bytes-per-token", args.kv_bytes_per_token.is_some()),
@@ -57,29 +72,59 @@ fn refuse_offline_flags(args: &Args) -> Result<(), Failure> {
     }
 }
 
-async fn recorded(args: &Args, context: &Context) -> Result<(Recorded, String), Failure> {
+/// Where the objects came from.
+struct Source {
+    recorded: Recorded,
+    namespace: String,
+    cluster: Option<Cluster>,
+}
+
+async fn source(args: &Args, context: &Context) -> Result<Source, Failure> {
     match args.nodes_from.as_deref() {
         None | Some("cluster") => {
             let cluster = Cluster::connect(context).await?;
             let recorded = objects::from_cluster(&cluster).await?;
-            Ok((recorded, cluster.namespace().to_owned()))
+            Ok(Source {
+                recorded,
+                namespace: cluster.namespace().to_owned(),
+                cluster: Some(cluster),
+            })
         }
         Some(path) => {
-            let namespace = context.connection.namespace.clone().filter(|name| !name.is_empty());
-            Ok((objects::from_file(path).await?, namespace.unwrap_or_else(|| "default".to_owned())))
+            let namespace = context
+                .connection
+                .namespace
+                .clone()
+                .filter(|name| !name.is_empty());
+            let namespace = namespace.unwrap_or_else(|| "default".to_owned());
+            Ok(Source {
+                recorded: objects::from_file(path).await?,
+                namespace,
+                cluster: None,
+            })
         }
     }
 }
 
-async fn targets(args: &Args, recorded: &Recorded, namespace: &str) -> Result<Vec<Arc<Workspace>>, Failure> {
+async fn targets(
+    args: &Args,
+    recorded: &Recorded,
+    namespace: &str,
+) -> Result<Vec<Arc<Workspace>>, Failure> {
     let mut targets = match (&args.name, &args.filename, &args.model) {
         (Some(name), _, _) => vec![named(recorded, name, namespace)?],
-        (None, Some(path), _) => objects::workspaces(path).await?.into_iter().map(Arc::new).collect(),
+        (None, Some(path), _) => objects::workspaces(path)
+            .await?
+            .into_iter()
+            .map(Arc::new)
+            .collect(),
         (None, None, Some(model)) => vec![Arc::new(of_model(model))],
         (None, None, None) => recorded.workspaces.clone(),
     };
     if targets.is_empty() {
-        return Err(Failure::error("no Workspace to place: give NAME, -f FILE or --model MODEL"));
+        return Err(Failure::error(
+            "no Workspace to place: give NAME, -f FILE or --model MODEL",
+        ));
     }
     for target in &mut targets {
         let target = Arc::make_mut(target);
@@ -98,7 +143,9 @@ fn named(recorded: &Recorded, name: &str, namespace: &str) -> Result<Arc<Workspa
         .iter()
         .find(|item| item.name_any() == name && item.namespace().as_deref() == Some(namespace));
     found.cloned().ok_or_else(|| {
-        Failure::verbatim(format!("Error from server (NotFound): workspaces.kaito.sh {name:?} not found"))
+        Failure::verbatim(format!(
+            "Error from server (NotFound): workspaces.kaito.sh {name:?} not found"
+        ))
     })
 }
 
@@ -106,7 +153,10 @@ fn of_model(model: &str) -> Workspace {
     let mut workspace = Workspace::default();
     workspace.metadata.name = Some("plan".to_owned());
     workspace.spec.inference = Some(InferenceSpec {
-        preset: Some(PresetSpec { name: model.to_owned(), ..PresetSpec::default() }),
+        preset: Some(PresetSpec {
+            name: model.to_owned(),
+            ..PresetSpec::default()
+        }),
         ..InferenceSpec::default()
     });
     workspace

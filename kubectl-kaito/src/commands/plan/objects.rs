@@ -1,10 +1,12 @@
 //! Where the objects of a placement come from: the cluster, or a recorded list. The only file of `plan` that reads.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kaito_api::{NodeClaim, Workspace};
+use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, ListParams, ObjectList};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -23,6 +25,8 @@ pub struct Recorded {
     pub claims: Vec<Arc<NodeClaim>>,
     /// All Workspaces.
     pub workspaces: Vec<Arc<Workspace>>,
+    /// `max-model-len` of engine configurations, by namespace and name of the ConfigMap.
+    pub context_limits: BTreeMap<(String, String), u32>,
     /// Whether nodes can be bought: the server knows NodeClaims, or the record does not say.
     pub can_buy: bool,
     /// Reads that failed, one sentence each.
@@ -42,26 +46,97 @@ pub async fn from_cluster(cluster: &Cluster) -> Result<Recorded, Failure> {
         list::<NodeClaim>(cluster, Api::all(client())),
         list::<DynamicObject>(cluster, cluster.all_workspaces()),
     );
-    let mut recorded = Recorded { can_buy: true, ..Recorded::default() };
+    let mut recorded = Recorded {
+        can_buy: true,
+        ..Recorded::default()
+    };
     recorded.nodes = shared(nodes.map_err(|error| cluster.explain(error, "list nodes"))?);
     recorded.pods = shared(pods.map_err(|error| cluster.explain(error, "list pods"))?);
     match claims {
         Ok(found) => recorded.claims = shared(found),
         Err(error) if is_missing(&error) => recorded.can_buy = false,
-        Err(error) => recorded.notes.push(note(cluster, error, "nodeclaims", "list nodeclaims.karpenter.sh")),
+        Err(error) => recorded.notes.push(note(
+            cluster,
+            error,
+            "nodeclaims",
+            "list nodeclaims.karpenter.sh",
+        )),
     }
     match workspaces {
         Ok(found) => {
             for object in found {
                 match object.try_parse::<Workspace>() {
                     Ok(workspace) => recorded.workspaces.push(Arc::new(workspace)),
-                    Err(error) => recorded.notes.push(format!("a Workspace was left out: {error}")),
+                    Err(error) => recorded
+                        .notes
+                        .push(format!("a Workspace was left out: {error}")),
                 }
             }
         }
-        Err(error) => recorded.notes.push(note(cluster, error, "workspaces", "list workspaces.kaito.sh")),
+        Err(error) => recorded.notes.push(note(
+            cluster,
+            error,
+            "workspaces",
+            "list workspaces.kaito.sh",
+        )),
     }
     Ok(recorded)
+}
+
+/// Reads the engine configurations that `workspaces` name: their context length is part of the size.
+pub async fn read_configurations(
+    cluster: &Cluster,
+    recorded: &mut Recorded,
+    workspaces: &[Arc<Workspace>],
+) {
+    for workspace in workspaces {
+        let Some(name) = workspace
+            .spec
+            .inference
+            .as_ref()
+            .and_then(|inference| inference.config.as_ref())
+        else {
+            continue;
+        };
+        let namespace = workspace
+            .namespace()
+            .unwrap_or_else(|| cluster.namespace().to_owned());
+        let api: Api<ConfigMap> = Api::namespaced(cluster.client().clone(), &namespace);
+        match cluster.attempt(api.get(name)).await {
+            Ok(found) => keep_limit(recorded, namespace, &found),
+            Err(error) => recorded.notes.push(note(
+                cluster,
+                error,
+                &format!("configmap {name}"),
+                "get configmaps",
+            )),
+        }
+    }
+}
+
+/// Key of the engine configuration in its ConfigMap.
+const CONFIGURATION_KEY: &str = "inference_config.yaml";
+
+fn keep_limit(recorded: &mut Recorded, namespace: String, found: &ConfigMap) {
+    let text = found
+        .data
+        .as_ref()
+        .and_then(|data| data.get(CONFIGURATION_KEY));
+    if let Some(limit) = text.and_then(|text| context_limit(text)) {
+        recorded
+            .context_limits
+            .insert((namespace, found.name_any()), limit);
+    }
+}
+
+/// `vllm.max-model-len`, as number or as text; absent when it is not a positive number.
+fn context_limit(text: &str) -> Option<u32> {
+    let configuration: Value = serde_saphyr::from_str(text).ok()?;
+    let value = configuration.get("vllm")?.get("max-model-len")?;
+    let number = value
+        .as_u64()
+        .or_else(|| value.as_str()?.trim().parse().ok())?;
+    u32::try_from(number).ok().filter(|limit| *limit > 0)
 }
 
 /// Objects per page of a list.
@@ -103,15 +178,21 @@ fn note(cluster: &Cluster, error: CallError, what: &str, request: &str) -> Strin
 /// The file cannot be read, or holds something else than a list of objects.
 pub async fn from_file(path: &str) -> Result<Recorded, Failure> {
     let text = read(path).await?;
-    let mut recorded = Recorded { can_buy: true, ..Recorded::default() };
+    let mut recorded = Recorded {
+        can_buy: true,
+        ..Recorded::default()
+    };
     for document in documents(&text, path)? {
         for item in items(document) {
             take(&mut recorded, item, path)?;
         }
     }
     if recorded.nodes.is_empty() && recorded.pods.is_empty() && recorded.claims.is_empty() {
-        return Err(Failure::error(format!("{path} holds no nodes, pods or nodeclaims"))
-            .with_hint("Record a cluster with: kubectl get nodes,pods,nodeclaims -A -o json > FILE"));
+        return Err(
+            Failure::error(format!("{path} holds no nodes, pods or nodeclaims")).with_hint(
+                "Record a cluster with: kubectl get nodes,pods,nodeclaims -A -o json > FILE",
+            ),
+        );
     }
     Ok(recorded)
 }
@@ -142,14 +223,21 @@ async fn read(path: &str) -> Result<String, Failure> {
     let failure = |error: std::io::Error| Failure::error(format!("cannot read {path}: {error}"));
     let mut text = String::new();
     if path == "-" {
-        tokio::io::stdin().take(LONGEST).read_to_string(&mut text).await.map_err(failure)?;
+        tokio::io::stdin()
+            .take(LONGEST)
+            .read_to_string(&mut text)
+            .await
+            .map_err(failure)?;
         return Ok(text);
     }
     if !Path::new(path).exists() {
         return Err(Failure::error(format!("the path {path:?} does not exist")));
     }
     let file = tokio::fs::File::open(path).await.map_err(failure)?;
-    file.take(LONGEST).read_to_string(&mut text).await.map_err(failure)?;
+    file.take(LONGEST)
+        .read_to_string(&mut text)
+        .await
+        .map_err(failure)?;
     Ok(text)
 }
 
@@ -159,8 +247,12 @@ fn documents(text: &str, path: &str) -> Result<Vec<Value>, Failure> {
         let value = serde_json::from_str(trimmed).map_err(|error| parse_failure(path, &error))?;
         return Ok(vec![value]);
     }
-    let parsed: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| parse_failure(path, &error))?;
-    Ok(parsed.into_iter().filter(|document| !document.is_null()).collect())
+    let parsed: Vec<Value> =
+        serde_saphyr::from_multiple(text).map_err(|error| parse_failure(path, &error))?;
+    Ok(parsed
+        .into_iter()
+        .filter(|document| !document.is_null())
+        .collect())
 }
 
 fn parse_failure(path: &str, error: &dyn std::fmt::Display) -> Failure {
@@ -169,7 +261,10 @@ fn parse_failure(path: &str, error: &dyn std::fmt::Display) -> Failure {
 
 /// The objects of a `List`, or the object itself.
 fn items(document: Value) -> Vec<Value> {
-    let is_list = document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
+    let is_list = document
+        .get("kind")
+        .and_then(Value::as_str)
+        .is_some_and(|kind| kind.ends_with("List"));
     match document {
         Value::Object(mut map) if is_list => match map.remove("items") {
             Some(Value::Array(items)) => items,
@@ -184,8 +279,17 @@ fn take(recorded: &mut Recorded, item: Value, path: &str) -> Result<(), Failure>
     match item.get("kind").and_then(Value::as_str).unwrap_or_default() {
         "Node" => recorded.nodes.push(Arc::new(parse(item, path, "Node")?)),
         "Pod" => recorded.pods.push(Arc::new(parse(item, path, "Pod")?)),
-        "NodeClaim" => recorded.claims.push(Arc::new(parse(item, path, "NodeClaim")?)),
-        "Workspace" => recorded.workspaces.push(Arc::new(parse(item, path, "Workspace")?)),
+        "NodeClaim" => recorded
+            .claims
+            .push(Arc::new(parse(item, path, "NodeClaim")?)),
+        "Workspace" => recorded
+            .workspaces
+            .push(Arc::new(parse(item, path, "Workspace")?)),
+        "ConfigMap" => {
+            let found: ConfigMap = parse(item, path, "ConfigMap")?;
+            let namespace = found.namespace().unwrap_or_else(|| "default".to_owned());
+            keep_limit(recorded, namespace, &found);
+        }
         // A record of everything is welcome; what placement does not depend on is passed over.
         _ => {}
     }
@@ -193,7 +297,11 @@ fn take(recorded: &mut Recorded, item: Value, path: &str) -> Result<(), Failure>
 }
 
 fn parse<K: DeserializeOwned>(item: Value, path: &str, kind: &str) -> Result<K, Failure> {
-    let name = item.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let name = item
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     serde_json::from_value(item)
         .map_err(|error| Failure::error(format!("error parsing {path}: {kind} {name:?}: {error}")))
 }
@@ -202,7 +310,7 @@ fn parse<K: DeserializeOwned>(item: Value, path: &str, kind: &str) -> Result<K, 
 mod tests {
     use serde_json::json;
 
-    use super::{documents, items, take};
+    use super::{context_limit, documents, items, take};
 
     #[test]
     fn a_recorded_list_is_sorted_by_kind_and_other_kinds_are_passed_over() {
@@ -216,6 +324,21 @@ mod tests {
             take(&mut recorded, item, "f").unwrap();
         }
         assert_eq!((recorded.nodes.len(), recorded.pods.len()), (1, 1));
+    }
+
+    #[test]
+    fn the_context_length_of_a_configuration_is_read_as_number_or_text() {
+        assert_eq!(context_limit("vllm: {max-model-len: 4096}"), Some(4096));
+        assert_eq!(context_limit("vllm: {max-model-len: '4096'}"), Some(4096));
+        for text in [
+            "vllm: {}",
+            "max-model-len: 1",
+            "vllm: {max-model-len: -1}",
+            "vllm: {max-model-len: auto}",
+            "[",
+        ] {
+            assert_eq!(context_limit(text), None, "{text}");
+        }
     }
 
     #[test]

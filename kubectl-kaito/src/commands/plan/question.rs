@@ -48,7 +48,10 @@ pub fn parse(args: &Args) -> Result<Question, Failure> {
 
 fn candidates(names: &[String]) -> Result<Vec<&'static InstanceTypeInfo>, Failure> {
     if names.is_empty() {
-        return Ok(catalogue::instance_types().iter().filter(|info| info.can_be_bought()).collect());
+        return Ok(catalogue::instance_types()
+            .iter()
+            .filter(|info| info.can_be_bought())
+            .collect());
     }
     let mut found: Vec<&'static InstanceTypeInfo> = Vec::new();
     for name in names {
@@ -83,13 +86,20 @@ pub fn request(args: &Args) -> Request {
 }
 
 fn model(args: &Args) -> Result<Model, Failure> {
-    let known = args.model.as_deref().and_then(catalogue::preset).map(sizing::model);
+    let known = args
+        .model
+        .as_deref()
+        .and_then(catalogue::preset)
+        .map(sizing::model);
     if known.is_none() && args.weights_gib.is_none() {
         return Err(unknown_model(args));
     }
     let own = known.is_none();
     let mut model = known.unwrap_or_else(|| Model {
-        name: args.model.clone().unwrap_or_else(|| "your model".to_owned()),
+        name: args
+            .model
+            .clone()
+            .unwrap_or_else(|| "your model".to_owned()),
         distributed: true,
         ..Model::default()
     });
@@ -104,10 +114,6 @@ fn model(args: &Args) -> Result<Model, Failure> {
     override_with(&mut model.attention_heads, args.attention_heads);
     override_with(&mut model.kv_heads, args.kv_heads);
     override_with(&mut model.layers, args.layers);
-    if own {
-        // Nothing is known of its limit, so what is asked for is what it can do.
-        model.context_limit = args.context_len.unwrap_or_default();
-    }
     Ok(model)
 }
 
@@ -115,10 +121,16 @@ fn override_with(field: &mut u32, given: Option<u32>) {
     *field = given.unwrap_or(*field);
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be 0 to 1e6 GiB")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to be 0 to 1e6 GiB"
+)]
 fn bytes(gib: f64) -> Result<u64, Failure> {
     if !(gib > 0.0 && gib <= 1e6) {
-        return Err(Failure::error(format!("--weights-gib must be more than 0 and at most 1000000, not {gib}")));
+        return Err(Failure::error(format!(
+            "--weights-gib must be more than 0 and at most 1000000, not {gib}"
+        )));
     }
     Ok((gib * f64::from(1 << 30)).ceil() as u64)
 }
@@ -132,11 +144,15 @@ fn missing_kv() -> Failure {
 
 fn unknown_model(args: &Args) -> Failure {
     let Some(name) = &args.model else {
-        return Failure::error("give a Workspace NAME, -f FILE, --model MODEL, or --weights-gib GIB")
-            .with_hint("See 'kubectl kaito plan -h' for help and examples");
+        return Failure::error(
+            "give a Workspace NAME, -f FILE, --model MODEL, or --weights-gib GIB",
+        )
+        .with_hint("See 'kubectl kaito plan -h' for help and examples");
     };
     if catalogue::retired_preset(name).is_some() {
-        return Failure::error(format!("model {name:?} is retired and no longer served; choose another"));
+        return Failure::error(format!(
+            "model {name:?} is retired and no longer served; choose another"
+        ));
     }
     let failure = with_nearest(
         Failure::error(format!("model {name:?} is not in the catalogue")),
@@ -146,7 +162,11 @@ fn unknown_model(args: &Args) -> Failure {
 }
 
 fn with_nearest(failure: Failure, near: &[&str]) -> Failure {
-    if near.is_empty() { failure } else { failure.with_hint(format!("Did you mean {}?", near.join(", "))) }
+    if near.is_empty() {
+        failure
+    } else {
+        failure.with_hint(format!("Did you mean {}?", near.join(", ")))
+    }
 }
 
 #[cfg(test)]
@@ -154,13 +174,24 @@ mod tests {
     use super::{Args, parse};
 
     fn args() -> Args {
-        Args { kv_dtype: "auto".to_owned(), top: 5, ..Args::default() }
+        Args {
+            kv_dtype: "auto".to_owned(),
+            top: 5,
+            ..Args::default()
+        }
     }
 
     #[test]
     fn a_misspelt_model_gets_its_neighbours() {
-        let failure = parse(&Args { model: Some("phi4".to_owned()), ..args() }).unwrap_err();
-        assert_eq!(failure.lines()[0], "error: model \"phi4\" is not in the catalogue");
+        let failure = parse(&Args {
+            model: Some("phi4".to_owned()),
+            ..args()
+        })
+        .unwrap_err();
+        assert_eq!(
+            failure.lines()[0],
+            "error: model \"phi4\" is not in the catalogue"
+        );
         assert!(failure.lines()[1].contains("phi-4"));
     }
 
@@ -175,14 +206,21 @@ mod tests {
         let question = parse(&own).unwrap();
         assert_eq!(question.model.weight_bytes, 14 << 30);
         assert!(!question.named && question.candidates.len() > 10);
-        let no_kv = Args { kv_bytes_per_token: None, ..own };
+        let no_kv = Args {
+            kv_bytes_per_token: None,
+            ..own
+        };
         assert!(parse(&no_kv).unwrap_err().lines()[0].contains("--kv-bytes-per-token"));
     }
 
     #[test]
     fn weights_that_are_no_size_are_refused() {
         for gib in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let failure = parse(&Args { weights_gib: Some(gib), ..args() }).unwrap_err();
+            let failure = parse(&Args {
+                weights_gib: Some(gib),
+                ..args()
+            })
+            .unwrap_err();
             assert!(failure.lines()[0].contains("--weights-gib"), "{gib}");
         }
     }
@@ -191,11 +229,17 @@ mod tests {
     fn an_instance_type_given_twice_is_judged_once() {
         let twice = Args {
             model: Some("phi-4".to_owned()),
-            instance_type: vec!["Standard_NC24ads_A100_v4".to_owned(), "standard_nc24ads_a100_v4".to_owned()],
+            instance_type: vec![
+                "Standard_NC24ads_A100_v4".to_owned(),
+                "standard_nc24ads_a100_v4".to_owned(),
+            ],
             ..args()
         };
         assert!(parse(&twice).unwrap().is_single());
-        let wrong = Args { instance_type: vec!["Standard_NC24ads_A100".to_owned()], ..twice };
+        let wrong = Args {
+            instance_type: vec!["Standard_NC24ads_A100".to_owned()],
+            ..twice
+        };
         assert!(parse(&wrong).unwrap_err().lines()[1].contains("Standard_NC24ads_A100_v4"));
     }
 }

@@ -35,7 +35,17 @@ pub fn answer(question: &Question, answer: &Answer) -> String {
 
 fn table(choices: &[&Choice]) -> String {
     let mut table = Table::new(&[
-        "INSTANCE TYPE", "GPU", "NODES", "GPUS", "TP", "PP", "DP", "MAX CONTEXT", "CONCURRENCY", "PRICE", "SHARE",
+        "INSTANCE TYPE",
+        "GPU",
+        "NODES",
+        "GPUS",
+        "TP",
+        "PP",
+        "DP",
+        "MAX CONTEXT",
+        "CONCURRENCY",
+        "PRICE",
+        "SHARE",
     ]);
     for choice in choices {
         let estimate = &choice.estimate;
@@ -83,8 +93,13 @@ pub fn reason(question: &Question, answer: &Answer) -> String {
         [only] => format!("{}: {}", only.info.name, only.reason),
         several => {
             let nearest = several.iter().max_by_key(|item| capacity(item));
-            let tail = nearest.map(|item| format!("; the largest, {}: {}", item.info.name, item.reason));
-            format!("none of {} instance types fits{}", several.len(), tail.unwrap_or_default())
+            let tail =
+                nearest.map(|item| format!("; the largest, {}: {}", item.info.name, item.reason));
+            format!(
+                "none of {} instance types fits{}",
+                several.len(),
+                tail.unwrap_or_default()
+            )
         }
     }
 }

@@ -3,8 +3,6 @@
 pub mod observe;
 pub mod watch;
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -73,10 +71,16 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let facts = observe::observe(&cluster, name).await?;
     let now = Timestamp::now();
     match format {
-        Format::Human => context.printer.data(&status(&facts, now, style(args, context)))?,
+        Format::Human => context
+            .printer
+            .data(&status(&facts, now, style(args, context)))?,
         _ => document::print(&to_document(&facts, now), &format, &context.printer)?,
     }
-    Ok(if args.exit_code { exit_of(&facts.readiness()) } else { Exit::Success })
+    Ok(if args.exit_code {
+        exit_of(&facts.readiness())
+    } else {
+        Exit::Success
+    })
 }
 
 /// Name in `NAME`, `workspace/NAME`, `wk/NAME` or `wks/NAME`, with or without the group.
@@ -91,7 +95,9 @@ pub fn workspace_name(argument: &str) -> Result<&str, Failure> {
     }
     match kind.as_str() {
         "workspace" | "workspaces" | "wk" | "wks" => Ok(name),
-        _ => Err(Failure::error(format!("{argument:?} is not a Workspace; give NAME or workspace/NAME"))),
+        _ => Err(Failure::error(format!(
+            "{argument:?} is not a Workspace; give NAME or workspace/NAME"
+        ))),
     }
 }
 
@@ -110,7 +116,11 @@ pub const fn exit_of(verdict: &Verdict) -> Exit {
 pub fn style<'a>(args: &Args, context: &'a Context) -> Style<'a> {
     let ascii = args.ascii || !is_utf8(&context.environment);
     Style {
-        charset: if ascii { Charset::Ascii } else { Charset::Unicode },
+        charset: if ascii {
+            Charset::Ascii
+        } else {
+            Charset::Unicode
+        },
         tree: if args.no_tree { Tree::Hide } else { Tree::Show },
         details: args.details,
         printer: &context.printer,
@@ -119,7 +129,9 @@ pub fn style<'a>(args: &Args, context: &'a Context) -> Style<'a> {
 
 /// Whether the locale is UTF-8; an unset one counts as UTF-8, as in containers and CI.
 fn is_utf8(environment: &Environment) -> bool {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| environment.variable(name));
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .find_map(|name| environment.variable(name));
     locale.is_none_or(|locale| {
         let locale = locale.to_lowercase();
         locale.contains("utf-8") || locale.contains("utf8")
@@ -160,12 +172,6 @@ fn event(event: &k8s_openapi::api::core::v1::Event) -> Value {
     })
 }
 
-/// Time limit of a watch; none when absent.
-#[must_use]
-pub const fn limit(timeout: GoDuration) -> Option<Duration> {
-    timeout.limit()
-}
-
 #[cfg(test)]
 mod tests {
     use super::{exit_of, is_utf8, to_document, workspace_name};
@@ -177,7 +183,13 @@ mod tests {
 
     #[test]
     fn a_workspace_is_named_with_or_without_its_type() {
-        for text in ["phi", "workspace/phi", "wk/phi", "wks/phi", "Workspaces.kaito.sh/phi"] {
+        for text in [
+            "phi",
+            "workspace/phi",
+            "wk/phi",
+            "wks/phi",
+            "Workspaces.kaito.sh/phi",
+        ] {
             assert_eq!(workspace_name(text).unwrap(), "phi", "{text}");
         }
         assert!(workspace_name("pod/phi").is_err());
@@ -195,7 +207,9 @@ mod tests {
     fn only_a_locale_that_says_otherwise_is_not_utf8() {
         let with = |value: &str| {
             let mut environment = Environment::default();
-            environment.variables.insert("LANG".to_owned(), value.to_owned());
+            environment
+                .variables
+                .insert("LANG".to_owned(), value.to_owned());
             environment
         };
         assert!(is_utf8(&Environment::default()));

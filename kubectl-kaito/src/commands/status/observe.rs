@@ -24,7 +24,9 @@ const PAGE: u32 = 500;
 /// The Workspace itself cannot be read.
 pub async fn observe(cluster: &Cluster, name: &str) -> Result<Facts, Failure> {
     let workspaces = cluster.workspaces();
-    let found = cluster.call("get workspaces.kaito.sh", workspaces.get(name)).await?;
+    let found = cluster
+        .call("get workspaces.kaito.sh", workspaces.get(name))
+        .await?;
     let workspace: Workspace = found
         .try_parse()
         .map_err(|error| Failure::error(format!("cannot read workspace {name:?}: {error}")))?;
@@ -37,17 +39,39 @@ pub async fn observe(cluster: &Cluster, name: &str) -> Result<Facts, Failure> {
 /// What lives in the namespace, and the claims that carry the Workspace's labels: all at once.
 async fn read_namespace(cluster: &Cluster, name: &str) -> Facts {
     let ours = format!("{}={name}", names::LABEL_WORKSPACE);
-    let claims = format!("{ours},{}={}", names::LABEL_WORKSPACE_NAMESPACE, cluster.namespace());
+    let claims = format!(
+        "{ours},{}={}",
+        names::LABEL_WORKSPACE_NAMESPACE,
+        cluster.namespace()
+    );
     let claim_events = "involvedObject.kind=NodeClaim";
     let headless = format!("{name}-headless");
-    let (deployment, stateful_set, job, service, second_service, pods, claims, events, claim_events) = futures::join!(
+    let (
+        deployment,
+        stateful_set,
+        job,
+        service,
+        second_service,
+        pods,
+        claims,
+        events,
+        claim_events,
+    ) = futures::join!(
         get::<Deployment>(cluster, namespaced(cluster), name),
         get::<StatefulSet>(cluster, namespaced(cluster), name),
         get::<Job>(cluster, namespaced(cluster), name),
         get::<Service>(cluster, namespaced(cluster), name),
         get::<Service>(cluster, namespaced(cluster), &headless),
-        list::<Pod>(cluster, namespaced(cluster), ListParams::default().labels(&ours)),
-        list::<NodeClaim>(cluster, Api::all(cluster.client().clone()), ListParams::default().labels(&claims)),
+        list::<Pod>(
+            cluster,
+            namespaced(cluster),
+            ListParams::default().labels(&ours)
+        ),
+        list::<NodeClaim>(
+            cluster,
+            Api::all(cluster.client().clone()),
+            ListParams::default().labels(&claims)
+        ),
         list::<Event>(cluster, namespaced(cluster), ListParams::default()),
         // Events about cluster-scoped objects are kept in the default namespace.
         list::<Event>(
@@ -58,16 +82,26 @@ async fn read_namespace(cluster: &Cluster, name: &str) -> Facts {
     );
     let mut facts = Facts::default();
     let notes = &mut facts.notes;
-    facts.deployments.extend(noted(notes, "deployments", deployment).flatten());
-    facts.stateful_sets.extend(noted(notes, "statefulsets", stateful_set).flatten());
+    facts
+        .deployments
+        .extend(noted(notes, "deployments", deployment).flatten());
+    facts
+        .stateful_sets
+        .extend(noted(notes, "statefulsets", stateful_set).flatten());
     facts.jobs.extend(noted(notes, "jobs", job).flatten());
-    facts.services.extend(noted(notes, "services", service).flatten());
-    facts.services.extend(noted(notes, "services", second_service).flatten());
+    facts
+        .services
+        .extend(noted(notes, "services", service).flatten());
+    facts
+        .services
+        .extend(noted(notes, "services", second_service).flatten());
     facts.pods = noted(notes, "pods", pods).unwrap_or_default();
     facts.claims = noted(notes, "nodeclaims", claims).unwrap_or_default();
     facts.events = noted(notes, "events", events).unwrap_or_default();
     if cluster.namespace() != "default" {
-        facts.events.extend(noted(notes, "events in namespace default", claim_events).unwrap_or_default());
+        facts
+            .events
+            .extend(noted(notes, "events in namespace default", claim_events).unwrap_or_default());
     }
     facts
 }
@@ -75,19 +109,29 @@ async fn read_namespace(cluster: &Cluster, name: &str) -> Facts {
 /// Nodes of pods and claims, then the claims of shared nodes.
 async fn read_machines(cluster: &Cluster, facts: &mut Facts) {
     let of_pods = facts.pods.iter().filter_map(node_of);
-    let wanted: BTreeSet<String> = of_pods.chain(facts.claims.iter().filter_map(node_of_claim)).collect();
+    let wanted: BTreeSet<String> = of_pods
+        .chain(facts.claims.iter().filter_map(node_of_claim))
+        .collect();
     let nodes: Api<Node> = Api::all(cluster.client().clone());
     let found = join_all(wanted.iter().map(|name| get(cluster, nodes.clone(), name))).await;
     for answer in found {
-        facts.nodes.extend(noted(&mut facts.notes, "nodes", answer).flatten());
+        facts
+            .nodes
+            .extend(noted(&mut facts.notes, "nodes", answer).flatten());
     }
     let known: BTreeSet<String> = facts.claims.iter().map(ResourceExt::name_any).collect();
-    let shared: BTreeSet<String> =
-        facts.nodes.iter().filter_map(claim_of_node).filter(|name| !known.contains(name)).collect();
+    let shared: BTreeSet<String> = facts
+        .nodes
+        .iter()
+        .filter_map(claim_of_node)
+        .filter(|name| !known.contains(name))
+        .collect();
     let claims: Api<NodeClaim> = Api::all(cluster.client().clone());
     let found = join_all(shared.iter().map(|name| get(cluster, claims.clone(), name))).await;
     for answer in found {
-        facts.claims.extend(noted(&mut facts.notes, "nodeclaims", answer).flatten());
+        facts
+            .claims
+            .extend(noted(&mut facts.notes, "nodeclaims", answer).flatten());
     }
 }
 
@@ -113,7 +157,9 @@ where
     let mut all = Vec::new();
     let mut params = params.limit(PAGE);
     loop {
-        let Some(page) = absent_is_none(cluster.attempt(api.list(&params)).await)? else { return Ok(all) };
+        let Some(page) = absent_is_none(cluster.attempt(api.list(&params)).await)? else {
+            return Ok(all);
+        };
         all.extend(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),

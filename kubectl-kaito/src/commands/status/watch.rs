@@ -110,11 +110,22 @@ fn movements(cluster: &Cluster, name: &str) -> BoxStream<'static, ()> {
     let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(client.clone(), cluster.namespace());
     let claims: Api<PartialObjectMeta<NodeClaim>> = Api::all(client);
     let streams = vec![
-        watcher(workspaces, named).default_backoff().map_ok(|_| ()).boxed(),
-        watcher(pods, labelled.clone()).default_backoff().map_ok(|_| ()).boxed(),
-        watcher(claims, labelled).default_backoff().map_ok(|_| ()).boxed(),
+        watcher(workspaces, named)
+            .default_backoff()
+            .map_ok(|_| ())
+            .boxed(),
+        watcher(pods, labelled.clone())
+            .default_backoff()
+            .map_ok(|_| ())
+            .boxed(),
+        watcher(claims, labelled)
+            .default_backoff()
+            .map_ok(|_| ())
+            .boxed(),
     ];
-    select_all(streams).filter_map(|item| async move { item.ok() }).boxed()
+    select_all(streams)
+        .filter_map(|item| async move { item.ok() })
+        .boxed()
 }
 
 /// Where frames go: redrawn in place on a terminal, one line or document per change elsewhere.
@@ -128,7 +139,13 @@ struct Screen<'a> {
 
 impl<'a> Screen<'a> {
     const fn new(args: &'a Args, format: &'a Format, context: &'a Context) -> Self {
-        Self { args, format, context, drawn_lines: 0, last: String::new() }
+        Self {
+            args,
+            format,
+            context,
+            drawn_lines: 0,
+            last: String::new(),
+        }
     }
 
     fn is_live(&self) -> bool {
@@ -157,7 +174,11 @@ impl<'a> Screen<'a> {
     }
 
     fn tick(&mut self, facts: &Facts) -> Result<(), Failure> {
-        if self.is_live() { self.draw(facts) } else { Ok(()) }
+        if self.is_live() {
+            self.draw(facts)
+        } else {
+            Ok(())
+        }
     }
 
     /// Redraws in place; nothing to restore at the end, and the last frame stays to be read.
@@ -165,9 +186,16 @@ impl<'a> Screen<'a> {
         let text = status(facts, Timestamp::now(), style(self.args, self.context));
         let size = terminal_size::terminal_size();
         let (columns, rows) = size.map_or((usize::MAX, usize::MAX), |(width, height)| {
-            (usize::from(width.0), usize::from(height.0).saturating_sub(1))
+            (
+                usize::from(width.0),
+                usize::from(height.0).saturating_sub(1),
+            )
         });
-        let lines: Vec<String> = text.lines().take(rows).map(|line| clip(line, columns)).collect();
+        let lines: Vec<String> = text
+            .lines()
+            .take(rows)
+            .map(|line| clip(line, columns))
+            .collect();
         let mut frame = String::new();
         if self.drawn_lines > 0 {
             frame.push_str(&format!("\u{1b}[{}A\r\u{1b}[J", self.drawn_lines));

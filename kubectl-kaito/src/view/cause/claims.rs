@@ -5,24 +5,33 @@ use kaito_api::NodeClaim;
 use kube::ResourceExt;
 
 use super::{Depth, Link, advice, latest_warning};
-use crate::view::facts::{Facts, created};
+use crate::view::facts::{Facts, created, node_of, node_of_claim};
 use crate::view::phase::claim_stage;
 
 /// Links of claims and nodes.
 pub(super) fn links(facts: &Facts) -> Vec<Link> {
     let claims = facts.claims.iter().filter_map(|item| claim(facts, item));
-    claims.chain(facts.nodes.iter().filter_map(|item| node(facts, item))).collect()
+    claims
+        .chain(facts.nodes.iter().filter_map(|item| node(facts, item)))
+        .collect()
 }
 
 fn claim(facts: &Facts, item: &NodeClaim) -> Option<Link> {
     let (stage, condition) = claim_stage(item)?;
+    if is_in_use(facts, item) {
+        return None;
+    }
     let (value, mut message, since) = match condition {
         Some(condition) => (
             format!("{}, {}", condition.status, condition.reason),
             condition.message.clone(),
             Some(condition.last_transition_time.0),
         ),
-        None => ("<none>".to_owned(), String::new(), created(item.metadata.creation_timestamp.as_ref())),
+        None => (
+            "<none>".to_owned(),
+            String::new(),
+            created(item.metadata.creation_timestamp.as_ref()),
+        ),
     };
     if let Some(warning) = latest_warning(facts, item.metadata.uid.as_deref()) {
         if message.is_empty() {
@@ -42,9 +51,17 @@ fn claim(facts: &Facts, item: &NodeClaim) -> Option<Link> {
     })
 }
 
+/// A node that a pod of the Workspace runs on is no obstacle, whatever its claim still waits for.
+fn is_in_use(facts: &Facts, item: &NodeClaim) -> bool {
+    let node = node_of_claim(item);
+    node.is_some() && facts.pods.iter().any(|pod| node_of(pod) == node)
+}
+
 fn waiting_advice(stage: &str) -> Option<String> {
     let advice = match stage {
-        "Launched" => "the provisioner has not got the machine yet; if this lasts, check that it runs",
+        "Launched" => {
+            "the provisioner has not got the machine yet; if this lasts, check that it runs"
+        }
         "Registered" => "the machine starts; it has not joined the cluster yet",
         "Initialized" => "the node has joined; its GPUs or start-up taints are not settled yet",
         _ => return None,
@@ -54,8 +71,14 @@ fn waiting_advice(stage: &str) -> Option<String> {
 
 fn node(facts: &Facts, item: &Node) -> Option<Link> {
     let name = item.name_any();
-    let conditions = item.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+    let conditions = item
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready");
     let command = Some(format!("kubectl describe node {name}"));
     let object = format!("Node/{name}");
     match ready {
@@ -64,10 +87,16 @@ fn node(facts: &Facts, item: &Node) -> Option<Link> {
             depth: Depth::Node,
             object,
             field: "status.conditions[Ready]".to_owned(),
-            value: format!("{}, {}", condition.status, condition.reason.as_deref().unwrap_or_default()),
+            value: format!(
+                "{}, {}",
+                condition.status,
+                condition.reason.as_deref().unwrap_or_default()
+            ),
             message: condition.message.clone().unwrap_or_default(),
             since: created(condition.last_transition_time.as_ref()),
-            unblock: Some("repair or delete the node; its pods are then placed elsewhere".to_owned()),
+            unblock: Some(
+                "repair or delete the node; its pods are then placed elsewhere".to_owned(),
+            ),
             command,
         }),
         None => Some(Link {
@@ -85,7 +114,10 @@ fn node(facts: &Facts, item: &Node) -> Option<Link> {
 
 /// A cordoned node explains only pods that are still to come, but nothing else in the tree would mention it.
 fn cordoned(item: &Node, object: String, command: Option<String>) -> Option<Link> {
-    item.spec.as_ref()?.unschedulable.filter(|cordoned| *cordoned)?;
+    item.spec
+        .as_ref()?
+        .unschedulable
+        .filter(|cordoned| *cordoned)?;
     Some(Link {
         depth: Depth::Node,
         object,

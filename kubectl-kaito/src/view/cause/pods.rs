@@ -9,7 +9,11 @@ use crate::view::pod::{self, Trouble};
 
 /// Links of the Workspace's pods.
 pub(super) fn links(facts: &Facts) -> Vec<Link> {
-    facts.pods.iter().filter_map(|item| link(facts, item)).collect()
+    facts
+        .pods
+        .iter()
+        .filter_map(|item| link(facts, item))
+        .collect()
 }
 
 fn link(facts: &Facts, item: &Pod) -> Option<Link> {
@@ -34,6 +38,7 @@ fn link(facts: &Facts, item: &Pod) -> Option<Link> {
 fn value(trouble: &Trouble, reason: &str) -> String {
     match trouble {
         Trouble::Loading => "Running, not ready".to_owned(),
+        Trouble::OutOfMemory(_) if reason != "OOMKilled" => format!("{reason}, OOMKilled"),
         _ => reason.to_owned(),
     }
 }
@@ -46,7 +51,9 @@ fn words(trouble: &Trouble) -> Option<String> {
         | Trouble::Crash(text)
         | Trouble::OutOfMemory(text)
         | Trouble::Failed(text) => Some(text.clone()),
-        Trouble::Gated => Some("waits until a place is found for every pod of the Workspace".to_owned()),
+        Trouble::Gated => {
+            Some("waits until a place is found for every pod of the Workspace".to_owned())
+        }
         Trouble::Starting | Trouble::Loading | Trouble::Terminating => None,
     }
 }

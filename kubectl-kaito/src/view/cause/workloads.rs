@@ -26,14 +26,21 @@ fn replica_failures(facts: &Facts) -> Option<Link> {
             message: failure.message.clone().unwrap_or_default(),
             since: created(failure.last_transition_time.as_ref()),
             unblock: creation_advice(failure.message.as_deref().unwrap_or_default()),
-            command: Some(format!("kubectl get resourcequota{}", advice::namespace_flag(facts))),
+            command: Some(format!(
+                "kubectl get resourcequota{}",
+                advice::namespace_flag(facts)
+            )),
         })
     })
 }
 
 /// StatefulSets and Jobs have no such condition: their events tell. An event older than the youngest pod is history.
 fn refused_creation(facts: &Facts) -> Option<Link> {
-    let youngest = facts.pods.iter().filter_map(|pod| created(pod.metadata.creation_timestamp.as_ref())).max();
+    let youngest = facts
+        .pods
+        .iter()
+        .filter_map(|pod| created(pod.metadata.creation_timestamp.as_ref()))
+        .max();
     let refusal = facts
         .events
         .iter()
@@ -50,7 +57,10 @@ fn refused_creation(facts: &Facts) -> Option<Link> {
         message: refusal.message.clone().unwrap_or_default(),
         since: event_time(refusal),
         unblock: creation_advice(refusal.message.as_deref().unwrap_or_default()),
-        command: Some(format!("kubectl get resourcequota{}", advice::namespace_flag(facts))),
+        command: Some(format!(
+            "kubectl get resourcequota{}",
+            advice::namespace_flag(facts)
+        )),
     })
 }
 
@@ -71,8 +81,14 @@ fn creation_advice(message: &str) -> Option<String> {
 fn failed_jobs(facts: &Facts) -> Vec<Link> {
     let mut found = Vec::new();
     for item in &facts.jobs {
-        let conditions = item.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        let failed = conditions.iter().find(|condition| condition.type_ == "Failed" && condition.status == "True");
+        let conditions = item
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default();
+        let failed = conditions
+            .iter()
+            .find(|condition| condition.type_ == "Failed" && condition.status == "True");
         if let Some(failed) = failed {
             found.push(Link {
                 depth: Depth::Workload,
@@ -123,6 +139,9 @@ lastTimestamp: 2026-01-01T00:00:05Z
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].object, "StatefulSet/phi");
         assert!(found[0].unblock.as_ref().unwrap().contains("ResourceQuota"));
-        assert_eq!(found[0].command.as_deref(), Some("kubectl get resourcequota -n team"));
+        assert_eq!(
+            found[0].command.as_deref(),
+            Some("kubectl get resourcequota -n team")
+        );
     }
 }

@@ -71,21 +71,37 @@ impl Follower {
         let mut cursor = Cursor::default();
         let mut left = self.question.limit_bytes.unwrap_or(usize::MAX);
         let mut pause = PAUSES.0;
+        let mut told = String::new();
         loop {
             let from = cursor.restart().map_or(From::Asked, From::Resumed);
-            let (end, progressed) = match open(&self.question, &self.cluster, &self.source, from).await {
-                Ok(lines) => self.forward(lines, &mut cursor, &mut left).await,
-                Err(error) if is_final(&error) => return self.refused(error).await,
-                Err(_) => (End::Cut, false),
-            };
+            let (end, progressed, rest) =
+                match open(&self.question, &self.cluster, &self.source, from).await {
+                    Ok(mut lines) => {
+                        let (end, progressed) =
+                            self.forward(&mut lines, &mut cursor, &mut left).await;
+                        (end, progressed, lines.rest())
+                    }
+                    Err(error) if is_final(&error) => return self.refused(error).await,
+                    Err(error) => {
+                        self.tell_once(&mut told, error).await;
+                        (End::Cut, false, None)
+                    }
+                };
             if end == End::Enough {
                 return self.tell(Message::Ended(self.index, None)).await;
             }
             let fate = self.fate().await;
             if let (End::Clean, Fate::Over(note)) = (end, &fate) {
+                if let Some(line) = rest.filter(|line| cursor.accept(line)) {
+                    self.tell(Message::Line(self.index, line)).await;
+                }
                 return self.tell(Message::Ended(self.index, note.clone())).await;
             }
-            pause = if progressed { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
+            pause = if progressed {
+                PAUSES.0
+            } else {
+                (pause * 2).min(PAUSES.1)
+            };
             if self.sender.is_closed() {
                 return;
             }
@@ -94,7 +110,12 @@ impl Follower {
     }
 
     /// Passes new lines on. Returns how the answer ended and whether it brought anything.
-    async fn forward(&self, mut lines: Lines, cursor: &mut Cursor, left: &mut usize) -> (End, bool) {
+    async fn forward(
+        &self,
+        lines: &mut Lines,
+        cursor: &mut Cursor,
+        left: &mut usize,
+    ) -> (End, bool) {
         let mut progressed = false;
         let told_before = cursor.went_back();
         loop {
@@ -114,11 +135,34 @@ impl Follower {
                 )))
                 .await;
             }
-            let line = if line.cost() > *left { line.truncated(*left) } else { line };
+            let line = if line.cost() > *left {
+                line.truncated(*left)
+            } else {
+                line
+            };
             *left = left.saturating_sub(line.cost());
-            if self.sender.send(Message::Line(self.index, line)).await.is_err() || *left == 0 {
+            if self
+                .sender
+                .send(Message::Line(self.index, line))
+                .await
+                .is_err()
+                || *left == 0
+            {
                 return (End::Enough, progressed);
             }
+        }
+    }
+
+    /// A log that cannot be read now is asked for again; the user is told why, once per cause.
+    async fn tell_once(&self, told: &mut String, error: CallError) {
+        let text = self.cluster.explain(error, "get pods/log").to_string();
+        if *told != text {
+            self.tell(Message::Note(format!(
+                "{}{text}; trying again",
+                self.source.prefix()
+            )))
+            .await;
+            *told = text;
         }
     }
 
@@ -132,7 +176,8 @@ impl Follower {
     }
 
     async fn fate(&self) -> Fate {
-        let api: Api<Pod> = Api::namespaced(self.cluster.client().clone(), self.cluster.namespace());
+        let api: Api<Pod> =
+            Api::namespaced(self.cluster.client().clone(), self.cluster.namespace());
         match self.cluster.attempt(api.get(&self.source.pod)).await {
             Ok(pod) => fate_of(&pod, &self.source),
             Err(CallError::Request(kube::Error::Api(status))) if status.code == 404 => {
@@ -163,13 +208,22 @@ fn fate_of(pod: &Pod, source: &Source) -> Fate {
         .and_then(|state| state.terminated.as_ref());
     let note = terminated.map(|end| {
         let reason = end.reason.as_deref().unwrap_or("ended");
-        format!("- pod/{}/{}: {reason} (exit code {})", source.pod, source.container, end.exit_code)
+        format!(
+            "- pod/{}/{}: {reason} (exit code {})",
+            source.pod, source.container, end.exit_code
+        )
     });
     if has_ended(pod) {
         return Fate::Over(note);
     }
-    let Some(end) = terminated else { return Fate::Lives };
-    let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
+    let Some(end) = terminated else {
+        return Fate::Lives;
+    };
+    let policy = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.restart_policy.as_deref())
+        .unwrap_or("Always");
     let is_init = pod
         .status
         .as_ref()
@@ -197,7 +251,14 @@ mod tests {
             "status": {"phase": "Running", "containerStatuses": [{"name": "main", "image": "i", "imageID": "",
                 "ready": false, "restartCount": 0, "state": state}]}}))
         .unwrap();
-        fate_of(&pod, &Source { pod: "p".to_owned(), uid: "u".to_owned(), container: "main".to_owned() })
+        fate_of(
+            &pod,
+            &Source {
+                pod: "p".to_owned(),
+                uid: "u".to_owned(),
+                container: "main".to_owned(),
+            },
+        )
     }
 
     #[test]
@@ -208,7 +269,10 @@ mod tests {
         assert_eq!(fate("u", "OnFailure", &failed), Fate::Lives);
         assert_eq!(fate("u", "Always", &json!({"running": {}})), Fate::Lives);
         let over = |text: &str| Fate::Over(Some(format!("- pod/p/main: {text}")));
-        assert_eq!(fate("u", "OnFailure", &done), over("Completed (exit code 0)"));
+        assert_eq!(
+            fate("u", "OnFailure", &done),
+            over("Completed (exit code 0)")
+        );
         assert_eq!(fate("u", "Never", &failed), over("Error (exit code 1)"));
     }
 

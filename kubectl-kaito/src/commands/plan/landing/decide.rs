@@ -47,7 +47,10 @@ impl Landing {
     #[must_use]
     pub const fn fits(&self) -> bool {
         match &self.decision {
-            Decision::Placed(_) | Decision::Assign(_) | Decision::Buy(..) | Decision::Incomplete => true,
+            Decision::Placed(_)
+            | Decision::Assign(_)
+            | Decision::Buy(..)
+            | Decision::Incomplete => true,
             Decision::Wait(waiting) => matches!(waiting.blocker, Blocker::NodesLaunching { .. }),
             Decision::Refused(_) => false,
         }
@@ -63,22 +66,39 @@ pub fn decide(recorded: &Recorded, targets: &[Arc<Workspace>], now: Timestamp) -
         claims: recorded.claims.clone(),
         ..Objects::default()
     };
-    let others = recorded.workspaces.iter().filter(|item| !targets.iter().any(|target| same(item, target)));
+    let others = recorded
+        .workspaces
+        .iter()
+        .filter(|item| !targets.iter().any(|target| same(item, target)));
     for workspace in others {
         // One that has no size is not planned by the scheduler either.
         if let Ok(size) = size(recorded, workspace) {
-            objects.workspaces.push((Arc::clone(workspace), Arc::new(size)));
+            objects
+                .workspaces
+                .push((Arc::clone(workspace), Arc::new(size)));
         }
     }
-    let sizes: Vec<_> = targets.iter().map(|target| size(recorded, target).map(Arc::new)).collect();
+    let sizes: Vec<_> = targets
+        .iter()
+        .map(|target| size(recorded, target).map(Arc::new))
+        .collect();
     for (target, size) in targets.iter().zip(&sizes) {
         if let Ok(size) = size {
-            objects.workspaces.push((Arc::clone(target), Arc::clone(size)));
+            objects
+                .workspaces
+                .push((Arc::clone(target), Arc::clone(size)));
         }
     }
-    let memory = Memory { hypothetical: true, ..Memory::default() };
+    let memory = Memory {
+        hypothetical: true,
+        ..Memory::default()
+    };
     let plan = planner::plan(&cluster::snapshot(&objects, &memory, now.as_second()));
-    targets.iter().zip(sizes).map(|(target, size)| landing(recorded, &plan, target, size)).collect()
+    targets
+        .iter()
+        .zip(sizes)
+        .map(|(target, size)| landing(recorded, &plan, target, size))
+        .collect()
 }
 
 fn same(one: &Workspace, other: &Workspace) -> bool {
@@ -87,11 +107,21 @@ fn same(one: &Workspace, other: &Workspace) -> bool {
 
 fn size(recorded: &Recorded, workspace: &Workspace) -> Result<Sizing, sizing::Error> {
     let around = Surroundings {
-        mode: if recorded.can_buy { NodeMode::Auto } else { NodeMode::OwnNodes },
+        mode: if recorded.can_buy {
+            NodeMode::Auto
+        } else {
+            NodeMode::OwnNodes
+        },
         own_gpus: cluster::own_gpus(workspace, &recorded.nodes),
-        ..Surroundings::default()
+        max_model_len: configured_context(recorded, workspace),
     };
     sizing::size(workspace, &around)
+}
+
+fn configured_context(recorded: &Recorded, workspace: &Workspace) -> Option<u32> {
+    let name = workspace.spec.inference.as_ref()?.config.clone()?;
+    let key = (workspace.namespace().unwrap_or_default(), name);
+    recorded.context_limits.get(&key).copied()
 }
 
 fn landing(
@@ -100,12 +130,24 @@ fn landing(
     target: &Workspace,
     size: Result<Arc<Sizing>, sizing::Error>,
 ) -> Landing {
-    let workspace = format!("{}/{}", target.namespace().unwrap_or_default(), target.name_any());
+    let workspace = format!(
+        "{}/{}",
+        target.namespace().unwrap_or_default(),
+        target.name_any()
+    );
     match size {
-        Err(error) => Landing { workspace, sizing: None, decision: Decision::Refused(error) },
+        Err(error) => Landing {
+            workspace,
+            sizing: None,
+            decision: Decision::Refused(error),
+        },
         Ok(size) => {
             let decision = verdict(recorded, plan, target, &workspace);
-            Landing { workspace, sizing: Some(size), decision }
+            Landing {
+                workspace,
+                sizing: Some(size),
+                decision,
+            }
         }
     }
 }
@@ -118,7 +160,9 @@ fn verdict(recorded: &Recorded, plan: &Plan, target: &Workspace, name: &str) -> 
         let bought: Vec<PlannedNode> = plan
             .purchases
             .iter()
-            .filter(|item| item.buyer == name || item.for_demands.iter().any(|demand| demand == name))
+            .filter(|item| {
+                item.buyer == name || item.for_demands.iter().any(|demand| demand == name)
+            })
             .cloned()
             .collect();
         return match (&found.blocker, bought.is_empty()) {
@@ -127,7 +171,11 @@ fn verdict(recorded: &Recorded, plan: &Plan, target: &Workspace, name: &str) -> 
         };
     }
     let placed = placed(recorded, target);
-    if placed.is_empty() { Decision::Incomplete } else { Decision::Placed(placed) }
+    if placed.is_empty() {
+        Decision::Incomplete
+    } else {
+        Decision::Placed(placed)
+    }
 }
 
 fn placed(recorded: &Recorded, target: &Workspace) -> Vec<(String, String)> {
@@ -187,9 +235,15 @@ mod tests {
 
     #[test]
     fn a_free_node_of_the_right_kind_is_taken() {
-        let recorded = Recorded { nodes: vec![node("n1", "1")], can_buy: true, ..Recorded::default() };
+        let recorded = Recorded {
+            nodes: vec![node("n1", "1")],
+            can_buy: true,
+            ..Recorded::default()
+        };
         let found = decide(&recorded, &[workspace("phi", None)], now());
-        let Decision::Assign(assignment) = &found[0].decision else { panic!("{:?}", found[0].decision) };
+        let Decision::Assign(assignment) = &found[0].decision else {
+            panic!("{:?}", found[0].decision)
+        };
         assert_eq!(assignment.members[0].node, "n1");
         assert!(found[0].fits());
     }
@@ -197,13 +251,23 @@ mod tests {
     #[test]
     fn a_second_one_is_bought_a_node_or_waits_where_nothing_can_be_bought() {
         let targets = [workspace("a", None), workspace("b", None)];
-        let mut recorded = Recorded { nodes: vec![node("n1", "1")], can_buy: true, ..Recorded::default() };
+        let mut recorded = Recorded {
+            nodes: vec![node("n1", "1")],
+            can_buy: true,
+            ..Recorded::default()
+        };
         let found = decide(&recorded, &targets, now());
-        let Decision::Buy(bought, _) = &found[1].decision else { panic!("{:?}", found[1].decision) };
+        let Decision::Buy(bought, _) = &found[1].decision else {
+            panic!("{:?}", found[1].decision)
+        };
         assert_eq!(bought.len(), 1);
         recorded.can_buy = false;
         let found = decide(&recorded, &targets, now());
-        assert!(matches!(found[1].decision, Decision::Wait(_)), "{:?}", found[1].decision);
+        assert!(
+            matches!(found[1].decision, Decision::Wait(_)),
+            "{:?}",
+            found[1].decision
+        );
         assert!(!found[1].fits());
     }
 
@@ -212,8 +276,17 @@ mod tests {
         let mut target = workspace("x", None);
         let inference = Arc::make_mut(&mut target).spec.inference.as_mut().unwrap();
         inference.preset.as_mut().unwrap().name = "no/such-model".to_owned();
-        let found = decide(&Recorded { can_buy: true, ..Recorded::default() }, &[target], now());
-        let Decision::Refused(error) = &found[0].decision else { panic!("{:?}", found[0].decision) };
+        let found = decide(
+            &Recorded {
+                can_buy: true,
+                ..Recorded::default()
+            },
+            &[target],
+            now(),
+        );
+        let Decision::Refused(error) = &found[0].decision else {
+            panic!("{:?}", found[0].decision)
+        };
         assert!(error.to_string().contains("no/such-model"));
     }
 }

@@ -24,7 +24,12 @@ use super::decide::{Decision, Landing};
 ///
 /// # Errors
 /// A closed pipe or another write error.
-pub fn print(landings: &[Landing], format: &Format, context: &Context, now: Timestamp) -> Result<(), Failure> {
+pub fn print(
+    landings: &[Landing],
+    format: &Format,
+    context: &Context,
+    now: Timestamp,
+) -> Result<(), Failure> {
     if *format == Format::Human {
         return context.printer.data(&text(landings));
     }
@@ -32,7 +37,11 @@ pub fn print(landings: &[Landing], format: &Format, context: &Context, now: Time
         [only] => fields(only),
         several => json!({"landings": several.iter().map(fields).collect::<Vec<_>>()}),
     };
-    document::print(&document::document("Plan", now, &fields), format, &context.printer)
+    document::print(
+        &document::document("Plan", now, &fields),
+        format,
+        &context.printer,
+    )
 }
 
 /// All landings for people.
@@ -59,9 +68,23 @@ fn block(landing: &Landing) -> String {
 }
 
 fn size(sizing: &Sizing) -> String {
-    let plural = |count: u32, word: &str| if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") };
-    let place = sizing.instance_type.as_ref().map(|name| format!(" on {name}")).unwrap_or_default();
-    format!("{} x {}{place}", plural(sizing.replicas, "pod"), plural(sizing.gpus, "GPU"))
+    let plural = |count: u32, word: &str| {
+        if count == 1 {
+            format!("1 {word}")
+        } else {
+            format!("{count} {word}s")
+        }
+    };
+    let place = sizing
+        .instance_type
+        .as_ref()
+        .map(|name| format!(" on {name}"))
+        .unwrap_or_default();
+    format!(
+        "{} x {}{place}",
+        plural(sizing.replicas, "pod"),
+        plural(sizing.gpus, "GPU")
+    )
 }
 
 fn headline(landing: &Landing) -> String {
@@ -70,17 +93,27 @@ fn headline(landing: &Landing) -> String {
         Decision::Assign(_) => "gets its nodes now".to_owned(),
         Decision::Buy(bought, _) => {
             let total: Option<u64> = bought.iter().map(price_of).sum();
-            format!("waits for {} to be bought, {}", count_nodes(bought.len()), price(total))
+            format!(
+                "waits for {} to be bought, {}",
+                count_nodes(bought.len()),
+                price(total)
+            )
         }
         Decision::Wait(_) if landing.fits() => "waits for nodes that are on their way".to_owned(),
         Decision::Wait(_) => "waits, nothing fits".to_owned(),
-        Decision::Incomplete => "its pods are not all there yet, so it is not planned now".to_owned(),
+        Decision::Incomplete => {
+            "its pods are not all there yet, so it is not planned now".to_owned()
+        }
         Decision::Refused(_) => "cannot run as written".to_owned(),
     }
 }
 
 fn count_nodes(count: usize) -> String {
-    if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
+    if count == 1 {
+        "1 node".to_owned()
+    } else {
+        format!("{count} nodes")
+    }
 }
 
 fn nodes_of(pods: &[(String, String)]) -> String {
@@ -111,7 +144,11 @@ fn details(decision: &Decision) -> String {
                     node.reason.clone(),
                 ]);
             }
-            format!("Why: {}\n{}", escape::single_line(&waiting.message), table.render(Headers::Show))
+            format!(
+                "Why: {}\n{}",
+                escape::single_line(&waiting.message),
+                table.render(Headers::Show)
+            )
         }
         Decision::Wait(waiting) => format!("Why: {}\n", escape::single_line(&waiting.message)),
         Decision::Incomplete => String::new(),
@@ -121,7 +158,10 @@ fn details(decision: &Decision) -> String {
 
 fn places(pods: &[(String, String)]) -> String {
     let mut table = Table::new(&["POD", "NODE"]);
-    table.rows.extend(pods.iter().map(|(pod, node)| vec![pod.clone(), node.clone()]));
+    table.rows.extend(
+        pods.iter()
+            .map(|(pod, node)| vec![pod.clone(), node.clone()]),
+    );
     table.render(Headers::Show)
 }
 
@@ -151,15 +191,29 @@ pub fn fields(landing: &Landing) -> Value {
         size_fields(sizing, &mut set);
     }
     match &landing.decision {
-        Decision::Placed(pods) => set("placements", placements(pods.iter().map(|(pod, node)| (pod, node)))),
+        Decision::Placed(pods) => set(
+            "placements",
+            placements(pods.iter().map(|(pod, node)| (pod, node))),
+        ),
         Decision::Assign(found) => {
             set("reason", json!(found.reason));
-            set("placements", placements(found.members.iter().map(|member| (&member.member, &member.node))));
+            set(
+                "placements",
+                placements(
+                    found
+                        .members
+                        .iter()
+                        .map(|member| (&member.member, &member.node)),
+                ),
+            );
         }
         Decision::Buy(bought, waiting) => {
             set("reason", json!(waiting.message));
             set("blocker", json!(waiting.blocker));
-            set("purchases", json!(bought.iter().map(purchase).collect::<Vec<_>>()));
+            set(
+                "purchases",
+                json!(bought.iter().map(purchase).collect::<Vec<_>>()),
+            );
             let total: Option<u64> = bought.iter().map(price_of).sum();
             set("purchasePricePerHour", json!(total.map(dollars)));
         }
@@ -190,7 +244,9 @@ fn size_fields(sizing: &Sizing, set: &mut impl FnMut(&str, Value)) {
     set("gpusPerNode", json!(sizing.gpus));
     set("explanation", json!(sizing.explanation));
     set("warnings", json!(sizing.warnings));
-    let Some(estimate) = &sizing.estimate else { return };
+    let Some(estimate) = &sizing.estimate else {
+        return;
+    };
     let memory = &estimate.memory_per_gpu;
     set("tensorParallel", json!(estimate.tensor_parallel));
     set("pipelineParallel", json!(estimate.pipeline_parallel));
@@ -205,7 +261,8 @@ fn size_fields(sizing: &Sizing, set: &mut impl FnMut(&str, Value)) {
 }
 
 fn placements<'a>(pods: impl Iterator<Item = (&'a String, &'a String)>) -> Value {
-    pods.map(|(pod, node)| json!({"pod": pod, "node": node})).collect()
+    pods.map(|(pod, node)| json!({"pod": pod, "node": node}))
+        .collect()
 }
 
 fn purchase(node: &PlannedNode) -> Value {
