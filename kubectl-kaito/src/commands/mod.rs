@@ -38,7 +38,7 @@ pub enum Command {
     Wait(wait::Args),
     /// Show GPUs, memory, price and context length for a model before anything is bought
     #[command(visible_alias = "estimate")]
-    Plan(plan::Args),
+    Plan(Box<plan::Args>),
     /// Print or follow the logs of a Workspace's pods
     Logs(logs::Args),
     /// Delete Workspaces

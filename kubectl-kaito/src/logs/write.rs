@@ -102,7 +102,7 @@ fn visible(bytes: &[u8]) -> String {
                 shown.push_str(&format!("\\u{{{:x}}}", u32::from(letter)));
             }
             letter if letter.is_control() => {
-                shown.push_str(&format!("\\x{:02x}", u32::from(letter)))
+                shown.push_str(&format!("\\x{:02x}", u32::from(letter)));
             }
             letter => shown.push(letter),
         }

@@ -120,7 +120,7 @@ pub fn shortened(links: &[Link]) -> Vec<Link> {
     for link in links {
         match short.last_mut() {
             Some((last, surplus)) if last.depth == link.depth && link.depth != Depth::Placement => {
-                *surplus += 1
+                *surplus += 1;
             }
             _ => short.push((link.clone(), 0)),
         }

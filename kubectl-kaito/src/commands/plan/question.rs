@@ -81,7 +81,6 @@ pub fn request(args: &Args) -> Request {
         tensor_parallel: args.tensor_parallel,
         pipeline_parallel: args.pipeline_parallel,
         data_parallel: args.data_parallel,
-        ..Request::default()
     }
 }
 

@@ -38,50 +38,29 @@ pub async fn observe(cluster: &Cluster, name: &str) -> Result<Facts, Failure> {
 
 /// What lives in the namespace, and the claims that carry the Workspace's labels: all at once.
 async fn read_namespace(cluster: &Cluster, name: &str) -> Facts {
-    let ours = format!("{}={name}", names::LABEL_WORKSPACE);
-    let claims = format!(
-        "{ours},{}={}",
-        names::LABEL_WORKSPACE_NAMESPACE,
-        cluster.namespace()
-    );
-    let claim_events = "involvedObject.kind=NodeClaim";
+    let (workloads, mut facts) =
+        futures::join!(read_workloads(cluster, name), read_labelled(cluster, name));
+    facts.deployments = workloads.deployments;
+    facts.stateful_sets = workloads.stateful_sets;
+    facts.jobs = workloads.jobs;
+    facts.services = workloads.services;
+    facts.notes.splice(0..0, workloads.notes);
+    facts
+}
+
+/// What carries the Workspace's name.
+async fn read_workloads(cluster: &Cluster, name: &str) -> Facts {
     let headless = format!("{name}-headless");
-    let (
-        deployment,
-        stateful_set,
-        job,
-        service,
-        second_service,
-        pods,
-        claims,
-        events,
-        claim_events,
-    ) = futures::join!(
+    let (deployment, stateful_set, job, service, second_service) = futures::join!(
         get::<Deployment>(cluster, namespaced(cluster), name),
         get::<StatefulSet>(cluster, namespaced(cluster), name),
         get::<Job>(cluster, namespaced(cluster), name),
         get::<Service>(cluster, namespaced(cluster), name),
         get::<Service>(cluster, namespaced(cluster), &headless),
-        list::<Pod>(
-            cluster,
-            namespaced(cluster),
-            ListParams::default().labels(&ours)
-        ),
-        list::<NodeClaim>(
-            cluster,
-            Api::all(cluster.client().clone()),
-            ListParams::default().labels(&claims)
-        ),
-        list::<Event>(cluster, namespaced(cluster), ListParams::default()),
-        // Events about cluster-scoped objects are kept in the default namespace.
-        list::<Event>(
-            cluster,
-            Api::namespaced(cluster.client().clone(), "default"),
-            ListParams::default().fields(claim_events)
-        ),
     );
     let mut facts = Facts::default();
     let notes = &mut facts.notes;
+    let services = [service, second_service];
     facts
         .deployments
         .extend(noted(notes, "deployments", deployment).flatten());
@@ -89,19 +68,44 @@ async fn read_namespace(cluster: &Cluster, name: &str) -> Facts {
         .stateful_sets
         .extend(noted(notes, "statefulsets", stateful_set).flatten());
     facts.jobs.extend(noted(notes, "jobs", job).flatten());
+    for service in services {
+        facts
+            .services
+            .extend(noted(notes, "services", service).flatten());
+    }
     facts
-        .services
-        .extend(noted(notes, "services", service).flatten());
-    facts
-        .services
-        .extend(noted(notes, "services", second_service).flatten());
+}
+
+/// What carries the Workspace's label, and events.
+async fn read_labelled(cluster: &Cluster, name: &str) -> Facts {
+    let ours = format!("{}={name}", names::LABEL_WORKSPACE);
+    let claims = format!(
+        "{ours},{}={}",
+        names::LABEL_WORKSPACE_NAMESPACE,
+        cluster.namespace()
+    );
+    let everywhere = Api::all(cluster.client().clone());
+    // Events about cluster-scoped objects are kept in the default namespace.
+    let default = Api::namespaced(cluster.client().clone(), "default");
+    let about_claims = ListParams::default().fields("involvedObject.kind=NodeClaim");
+    let (pods, claims, events, claim_events) = futures::join!(
+        list::<Pod>(
+            cluster,
+            namespaced(cluster),
+            ListParams::default().labels(&ours)
+        ),
+        list::<NodeClaim>(cluster, everywhere, ListParams::default().labels(&claims)),
+        list::<Event>(cluster, namespaced(cluster), ListParams::default()),
+        list::<Event>(cluster, default, about_claims),
+    );
+    let mut facts = Facts::default();
+    let notes = &mut facts.notes;
     facts.pods = noted(notes, "pods", pods).unwrap_or_default();
     facts.claims = noted(notes, "nodeclaims", claims).unwrap_or_default();
     facts.events = noted(notes, "events", events).unwrap_or_default();
     if cluster.namespace() != "default" {
-        facts
-            .events
-            .extend(noted(notes, "events in namespace default", claim_events).unwrap_or_default());
+        let more = noted(notes, "events in namespace default", claim_events);
+        facts.events.extend(more.unwrap_or_default());
     }
     facts
 }

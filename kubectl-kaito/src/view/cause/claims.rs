@@ -33,10 +33,8 @@ fn claim(facts: &Facts, item: &NodeClaim) -> Option<Link> {
             created(item.metadata.creation_timestamp.as_ref()),
         ),
     };
-    if let Some(warning) = latest_warning(facts, item.metadata.uid.as_deref()) {
-        if message.is_empty() {
-            message = warning;
-        }
+    if message.is_empty() {
+        message = latest_warning(facts, item.metadata.uid.as_deref()).unwrap_or_default();
     }
     let reason = condition.map_or("", |condition| condition.reason.as_str());
     Some(Link {
