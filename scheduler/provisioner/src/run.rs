@@ -140,9 +140,8 @@ impl Parts {
         let wake = machines.clone();
         let model = Model::new(scenario.clone(), scale);
         let cloud = Arc::new(Simulated::new(model, move |claim| {
-            wake.now(claim.to_owned())
+            wake.now(claim.to_owned());
         }));
-        let limits = scenario.limits;
         let reporter = Reporter {
             controller: names::PROVISIONER_MANAGER.to_owned(),
             instance: None,
@@ -155,11 +154,7 @@ impl Parts {
             pods: Arc::clone(&pods),
             agenda: Arc::default(),
             recorder: Recorder::new(client.clone(), reporter),
-            limits: Limits {
-                launch: limits.real(limits.launch, scale),
-                registration: limits.real(limits.registration, scale),
-                initialization: limits.real(limits.initialization, scale),
-            },
+            limits: real_limits(&scenario, scale),
             memory: Default::default(),
         };
         let plane = Plane {
@@ -309,6 +304,16 @@ impl Parts {
         };
         let config = watcher::Config::default().fields("spec.nodeName!=");
         feed(&self.pods, Api::all(self.client.clone()), config, changed).await;
+    }
+}
+
+fn real_limits(scenario: &Scenario, scale: Scale) -> Limits {
+    let limits = scenario.limits;
+    Limits {
+        launch: limits.real(limits.launch, scale),
+        registration: limits.real(limits.registration, scale),
+        initialization: limits.real(limits.initialization, scale),
+        begun: Timestamp::now(),
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Limits {
     pub registration: SignedDuration,
     /// Registered → Initialized.
     pub initialization: SignedDuration,
+    /// When this process began. Time before that counts against no limit: nobody was there to serve the claim.
+    pub begun: Timestamp,
 }
 
 /// All that a decision may read.
@@ -317,8 +319,8 @@ fn due(
     claim: &NodeClaim,
     list: &[Condition],
 ) -> Option<(Timestamp, &'static str)> {
-    let created = created(claim)?;
     let limits = observed.limits;
+    let created = created(claim)?.max(limits.begun);
     if !is_true(list, LAUNCHED) {
         return Some((later(created, limits.launch), "LaunchTimeout"));
     }
@@ -328,7 +330,7 @@ fn due(
     if !is_true(list, INITIALIZED) {
         let registered = conditions::since(list, REGISTERED, Status::True)?;
         return Some((
-            later(registered, limits.initialization),
+            later(registered.max(limits.begun), limits.initialization),
             "InitializationTimeout",
         ));
     }
@@ -381,10 +383,10 @@ fn node_patch(observed: &Observed<'_>, claim: &NodeClaim, list: &[Condition]) ->
         return None;
     };
     let name = node.metadata.name.clone()?;
-    if !is_true(claim.conditions(), REGISTERED) {
-        if let Some(patch) = initialized::registration(claim, node) {
-            return Some(Step::PatchNode { name, patch });
-        }
+    if !is_true(claim.conditions(), REGISTERED)
+        && let Some(patch) = initialized::registration(claim, node)
+    {
+        return Some(Step::PatchNode { name, patch });
     }
     let labelled = node
         .metadata
@@ -504,6 +506,7 @@ mod tests {
                 launch: SignedDuration::from_secs(100),
                 registration: SignedDuration::from_secs(200),
                 initialization: SignedDuration::from_secs(50),
+                begun: at(0),
             },
             now: at(now),
         }
@@ -658,6 +661,20 @@ mod tests {
             reason(&observed(&registered, &nodes, &progress, 60)),
             "InitializationTimeout"
         );
+    }
+
+    #[test]
+    fn the_time_before_the_process_began_counts_against_no_limit() {
+        let claim = claim(Value::Null);
+        let pending = Progress::Pending { until: at(999) };
+        let mut seen = observed(&claim, &[], &pending, 150);
+        seen.limits.begun = at(140);
+        assert!(decide(&seen).steps.is_empty());
+        seen.limits.begun = at(50);
+        assert!(matches!(
+            &decide(&seen).steps[..],
+            [Step::Report { .. }, Step::DeleteClaim { .. }]
+        ));
     }
 
     #[test]

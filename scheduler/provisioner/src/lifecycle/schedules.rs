@@ -173,6 +173,7 @@ impl World {
                 launch: second,
                 registration: second,
                 initialization: second,
+                begun: Timestamp::UNIX_EPOCH,
             },
             now: self.now,
         });

@@ -180,7 +180,7 @@ fn status(view: &View, address: Address, current: &[NodeCondition], now: Timesta
     NodeStatus {
         addresses: Some(vec![
             node_address("InternalIP", address.ip.to_string()),
-            node_address("Hostname", name.clone()),
+            node_address("Hostname", name),
         ]),
         capacity: Some(shown(view, &view.machine.capacity)),
         allocatable: Some(shown(view, &view.machine.allocatable)),
@@ -210,10 +210,10 @@ fn status(view: &View, address: Address, current: &[NodeCondition], now: Timesta
 /// Resources without the GPUs as long as the device plugin is not up.
 fn shown(view: &View, resources: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
     let mut all = resources.clone();
-    if view.stage < Stage::Complete {
-        if let Some(resource) = &view.machine.gpu_resource {
-            all.remove(resource);
-        }
+    if view.stage < Stage::Complete
+        && let Some(resource) = &view.machine.gpu_resource
+    {
+        all.remove(resource);
     }
     all
 }
