@@ -1,0 +1,417 @@
+//! The runs: one Workspace at a time, many at once, at rest, and packing onto bought nodes.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kaito_api::Workspace;
+use kaito_tests::control_plane::{Request, read_audit_log};
+use kaito_tests::fixture::{NodeShape, create_node};
+use kaito_tests::supervise::Supervised;
+use kaito_tests::{ControlPlane, Options, programs};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+};
+use kube::{Api, Client};
+use serde_json::json;
+
+use crate::Arguments;
+use crate::player::play;
+use crate::recorder::Recorder;
+use crate::table::{Table, median};
+use crate::usage::{cpu_seconds, memory_mib};
+
+/// Limit of each wait: far above what is expected, so that a slow machine gets a number and not an error.
+const LIMIT: Duration = Duration::from_secs(300);
+/// User name of the scheduler under test.
+const USER: &str = "system:serviceaccount:kaito-system:kaito-scheduler";
+/// Requests of the bench itself that are under way at once.
+const CONCURRENCY: usize = 16;
+/// Workspaces of a packing run, and GPUs of a node in it.
+const PACKED: usize = 20;
+/// Instance type of the packing runs: four GPUs.
+const FOUR_GPUS: &str = "Standard_NC96ads_A100_v4";
+
+/// What a Workspace of the bench asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    /// A preset that fits one GPU.
+    Preset,
+    /// A pod template that asks for one GPU.
+    Template,
+}
+
+/// A control plane with our parts in it.
+struct Bed {
+    // Dropped first: the scheduler ends before the API server.
+    scheduler: Supervised,
+    provisioner: Option<Supervised>,
+    plane: ControlPlane,
+    client: Client,
+    workspaces: Api<DynamicObject>,
+}
+
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn workspace_api(client: &Client) -> Api<DynamicObject> {
+    Api::default_namespaced_with(client.clone(), &ApiResource::erase::<Workspace>(&()))
+}
+
+impl Bed {
+    async fn start(options: Options, provisioner: &str) -> Result<Self> {
+        say("starting a control plane");
+        let plane = ControlPlane::start(options).await?;
+        let installed = plane
+            .kubectl_command()
+            .args(["kaito", "install", "--without-workloads"])
+            .output()?;
+        ensure!(
+            installed.status.success(),
+            "install: {}",
+            String::from_utf8_lossy(&installed.stderr)
+        );
+        let client = plane.client().await?;
+        let kubeconfig = plane
+            .service_account_kubeconfig("kaito-system", "kaito-scheduler")
+            .await?;
+        let scheduler = plane.run(
+            programs::SCHEDULER,
+            "scheduler",
+            [
+                "run".as_ref(),
+                "--health-address=127.0.0.1:0".as_ref(),
+                "--node-provisioner".as_ref(),
+                provisioner.as_ref(),
+                "--kubeconfig".as_ref(),
+                kubeconfig.as_os_str(),
+            ],
+        )?;
+        let workspaces = workspace_api(&client);
+        Ok(Self {
+            scheduler,
+            provisioner: None,
+            plane,
+            client,
+            workspaces,
+        })
+    }
+
+    async fn start_cloud(&mut self) -> Result<()> {
+        let kubeconfig = self
+            .plane
+            .service_account_kubeconfig("kaito-system", "kaito-provisioner")
+            .await?;
+        let arguments = [
+            "provisioner".as_ref(),
+            "--cloud=simulated".as_ref(),
+            "--time-scale=120".as_ref(),
+            "--kubeconfig".as_ref(),
+            kubeconfig.as_os_str(),
+        ];
+        self.provisioner = Some(
+            self.plane
+                .run(programs::SCHEDULER, "provisioner", arguments)?,
+        );
+        Ok(())
+    }
+
+    fn recorder(&self) -> Recorder {
+        Recorder::start(
+            Api::<Pod>::default_namespaced(self.client.clone()),
+            self.workspaces.clone(),
+        )
+    }
+
+    async fn create(
+        &self,
+        names: &[String],
+        kind: Kind,
+        instance_type: Option<&str>,
+    ) -> Result<()> {
+        futures::stream::iter(names.iter().map(|name| async move {
+            let object = workspace(name, kind, instance_type)?;
+            self.workspaces
+                .create(&PostParams::default(), &object)
+                .await?;
+            anyhow::Ok(())
+        }))
+        .buffer_unordered(CONCURRENCY)
+        .try_collect()
+        .await
+    }
+
+    /// Requests of the scheduler so far. Watches and the lease are left out: they cost the same without Workspaces.
+    fn requests(&self) -> Result<Vec<Request>> {
+        let mut requests = read_audit_log(self.plane.audit_log())?;
+        requests.retain(|request| {
+            request.user == USER && request.verb != "watch" && request.resource != "leases"
+        });
+        Ok(requests)
+    }
+}
+
+fn workspace(name: &str, kind: Kind, instance_type: Option<&str>) -> Result<DynamicObject> {
+    let inference = match kind {
+        Kind::Preset => json!({ "preset": { "name": "phi-4-mini-instruct" } }),
+        Kind::Template => json!({ "template": { "spec": { "containers": [{
+            "name": "main",
+            "image": "example.com/server:1",
+            "resources": { "requests": { "nvidia.com/gpu": "1" }, "limits": { "nvidia.com/gpu": "1" } },
+        }]}}}),
+    };
+    let mut resource = json!({ "labelSelector": { "matchLabels": { "bench": "true" } } });
+    if let Some(instance_type) = instance_type {
+        resource["instanceType"] = json!(instance_type);
+    }
+    Ok(serde_json::from_value(json!({
+        "apiVersion": "kaito.sh/v1beta1",
+        "kind": "Workspace",
+        "metadata": { "name": name },
+        "resource": resource,
+        "inference": inference,
+    }))?)
+}
+
+fn names(prefix: &str, count: usize) -> Vec<String> {
+    (0..count)
+        .map(|index| format!("{prefix}-{index}"))
+        .collect()
+}
+
+fn milliseconds(from: Instant, to: Instant) -> f64 {
+    to.duration_since(from).as_secs_f64() * 1000.0
+}
+
+/// One at a time, many at once, at rest, and all deleted, on nodes that are there before.
+pub(crate) async fn own_nodes(arguments: &Arguments, table: &mut Table) -> Result<()> {
+    let mut options = Options::full().audited();
+    let qps = arguments.controller_manager_qps;
+    options.controller_manager_arguments = vec![
+        format!("--kube-api-qps={qps}"),
+        format!("--kube-api-burst={}", qps + qps / 2),
+    ];
+    let bed = Bed::start(options, "byo").await?;
+    say(&format!("making {} nodes of one GPU", arguments.many));
+    make_nodes(&bed.client, arguments.many).await?;
+    let player = tokio::spawn(play(bed.client.clone()));
+    let recorder = bed.recorder();
+    one_at_a_time(&bed, &recorder, arguments.rounds, table).await?;
+    many_at_once(&bed, &recorder, arguments.many, table).await?;
+    at_rest(&bed, arguments.rest, table).await?;
+    delete_all(&bed, &recorder, arguments.many, table).await?;
+    player.abort();
+    Ok(())
+}
+
+/// Nodes with everything that a GPU node of this type shows, and no taint that keeps pods away.
+async fn make_nodes(client: &Client, count: usize) -> Result<()> {
+    let shape = NodeShape {
+        instance_type: "Standard_NC24ads_A100_v4",
+        cpu: 24,
+        memory_gib: 220,
+        gpus: 1,
+    };
+    let api: Api<Node> = Api::all(client.clone());
+    let labels = json!({ "metadata": { "labels": {
+        "bench": "true",
+        "nvidia.com/gpu.product": "NVIDIA-A100-80GB-PCIe",
+        "nvidia.com/gpu.count": "1",
+        "nvidia.com/gpu.memory": "81920",
+    }}});
+    let nodes = names("node", count);
+    futures::stream::iter(nodes.iter().map(|name| async {
+        create_node(client, name, shape).await?;
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&labels))
+            .await?;
+        anyhow::Ok(())
+    }))
+    .buffer_unordered(CONCURRENCY)
+    .try_collect::<()>()
+    .await?;
+    kaito_tests::wait::wait_for_all(&api, "bench=true", "nodes free of taints", LIMIT, |nodes| {
+        let tainted = |node: &Node| {
+            node.spec
+                .as_ref()
+                .and_then(|spec| spec.taints.as_ref())
+                .is_some_and(|taints| !taints.is_empty())
+        };
+        nodes.len() == count && !nodes.iter().any(tainted)
+    })
+    .await?;
+    Ok(())
+}
+
+async fn one_at_a_time(
+    bed: &Bed,
+    recorder: &Recorder,
+    rounds: usize,
+    table: &mut Table,
+) -> Result<()> {
+    say(&format!("one Workspace at a time, {rounds} times"));
+    let (mut bound, mut ready) = (Vec::new(), Vec::new());
+    for name in names("one", rounds) {
+        let applied = Instant::now();
+        bed.create(std::slice::from_ref(&name), Kind::Preset, None)
+            .await?;
+        let times = recorder
+            .until("one Workspace ready", LIMIT, |times| {
+                Some((*times.bound.get(&name)?, *times.ready.get(&name)?))
+            })
+            .await?;
+        bound.push(milliseconds(applied, times.0));
+        ready.push(milliseconds(applied, times.1));
+        bed.workspaces
+            .delete(&name, &DeleteParams::default())
+            .await?;
+        recorder
+            .until("one Workspace gone", LIMIT, |times| {
+                is_empty(times).then_some(())
+            })
+            .await?;
+    }
+    let show =
+        |values| median(values).map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
+    table.add(
+        "one preset, own nodes: apply to pod bound, ms",
+        show(bound),
+        "1386",
+    );
+    table.add(
+        "one preset, own nodes: apply to ready, ms",
+        show(ready),
+        "1721",
+    );
+    Ok(())
+}
+
+fn is_empty(times: &crate::recorder::Times) -> bool {
+    times.pods.is_empty() && times.workspaces.is_empty()
+}
+
+async fn many_at_once(
+    bed: &Bed,
+    recorder: &Recorder,
+    count: usize,
+    table: &mut Table,
+) -> Result<()> {
+    say(&format!("{count} Workspaces at once"));
+    let pid = bed.scheduler.pid();
+    let (requests, cpu) = (bed.requests()?.len(), cpu_seconds(pid)?);
+    let names = names("many", count);
+    let applied = Instant::now();
+    bed.create(&names, Kind::Preset, None).await?;
+    let bound = recorder
+        .until("all bound", LIMIT, |times| last(&times.bound, &names))
+        .await?;
+    let ready = recorder
+        .until("all ready", LIMIT, |times| last(&times.ready, &names))
+        .await?;
+    let requests = (bed.requests()?.len() - requests) as f64 / count as f64;
+    let cpu = cpu_seconds(pid)? - cpu;
+    let seconds = |at: Instant| format!("{:.1}", at.duration_since(applied).as_secs_f64());
+    table.add(
+        format!("{count} presets, own nodes: all bound, s"),
+        seconds(bound),
+        "-",
+    );
+    table.add(
+        format!("{count} presets, own nodes: all ready, s"),
+        seconds(ready),
+        "about 36",
+    );
+    table.add("requests per Workspace", format!("{requests:.1}"), "11.4");
+    table.add(
+        format!("CPU for {count}, s"),
+        format!("{cpu:.2}"),
+        "about 2.6",
+    );
+    table.add(
+        "peak RSS, MiB",
+        format!("{:.0}", memory_mib(pid, "VmHWM")?),
+        "66",
+    );
+    Ok(())
+}
+
+/// The latest of the times of these Workspaces, once each has one.
+fn last(times: &std::collections::BTreeMap<String, Instant>, names: &[String]) -> Option<Instant> {
+    let all: Option<Vec<Instant>> = names.iter().map(|name| times.get(name).copied()).collect();
+    all?.into_iter().max()
+}
+
+async fn at_rest(bed: &Bed, seconds: u64, table: &mut Table) -> Result<()> {
+    say(&format!("at rest for {seconds} s"));
+    let pid = bed.scheduler.pid();
+    let (before, cpu) = (bed.requests()?.len(), cpu_seconds(pid)?);
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let requests = bed.requests()?;
+    let new = requests.get(before..).unwrap_or_default();
+    let (writes, reads): (Vec<_>, Vec<_>) = new
+        .iter()
+        .partition(|request| !matches!(request.verb.as_str(), "get" | "list"));
+    let share = (cpu_seconds(pid)? - cpu) / Duration::from_secs(seconds).as_secs_f64() * 100.0;
+    table.add(format!("at rest, {seconds} s: reads"), reads.len(), "0");
+    table.add(format!("at rest, {seconds} s: writes"), writes.len(), "0");
+    table.add("at rest: share of a core, %", format!("{share:.2}"), "0.09");
+    table.add(
+        "at rest: RSS, MiB",
+        format!("{:.0}", memory_mib(pid, "VmRSS")?),
+        "75",
+    );
+    Ok(())
+}
+
+async fn delete_all(bed: &Bed, recorder: &Recorder, count: usize, table: &mut Table) -> Result<()> {
+    say("deleting all");
+    let started = Instant::now();
+    bed.workspaces
+        .delete_collection(&DeleteParams::default(), &ListParams::default())
+        .await?;
+    recorder
+        .until("all gone", LIMIT, |times| {
+            times.workspaces.is_empty().then_some(())
+        })
+        .await?;
+    let seconds = format!("{:.1}", started.elapsed().as_secs_f64());
+    table.add(format!("deleting {count}, s"), seconds, "about 2.0");
+    Ok(())
+}
+
+/// Twenty Workspaces of one GPU each on an instance type with four: how many nodes are bought?
+pub(crate) async fn packing(kind: Kind, table: &mut Table) -> Result<()> {
+    let mut bed = Bed::start(Options::full(), "karpenter").await?;
+    bed.start_cloud().await?;
+    let label = match kind {
+        Kind::Preset => "preset",
+        Kind::Template => "template",
+    };
+    say(&format!("packing {PACKED} Workspaces ({label})"));
+    let recorder = bed.recorder();
+    let names = names("packed", PACKED);
+    bed.create(&names, kind, Some(FOUR_GPUS)).await?;
+    recorder
+        .until("all packed and ready", LIMIT, |times| {
+            last(&times.ready, &names)
+        })
+        .await?;
+    let claims: Api<DynamicObject> = Api::all_with(
+        bed.client.clone(),
+        &ApiResource::erase::<kaito_api::NodeClaim>(&()),
+    );
+    let bought = claims
+        .list(&ListParams::default())
+        .await
+        .context("counting NodeClaims")?
+        .items
+        .len();
+    table.add(
+        format!("{PACKED} one-GPU Workspaces ({label}), 4-GPU type: nodes bought"),
+        bought,
+        "20",
+    );
+    Ok(())
+}
