@@ -61,8 +61,9 @@ fn ready_status(pod: &Pod) -> serde_json::Value {
         .collect();
     let condition =
         |kind: &str| json!({ "type": kind, "status": "True", "lastTransitionTime": now });
-    let conditions =
-        ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(condition).to_vec();
+    let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"]
+        .map(condition)
+        .to_vec();
     json!({
         "phase": "Running",
         "startTime": now,
