@@ -154,10 +154,11 @@ impl Reader {
     fn complete(&mut self, schema: &Value, path: &str, copy: &mut Map<String, Value>) {
         let properties = schema.get("properties").and_then(Value::as_object);
         for (key, property) in properties.into_iter().flatten() {
-            if let Some(default) = property.get("default") {
-                if !copy.contains_key(key) && !self.broken.contains(&join(path, key)) {
-                    copy.insert(key.clone(), default.clone());
-                }
+            let Some(default) = property.get("default") else {
+                continue;
+            };
+            if !copy.contains_key(key) && !self.broken.contains(&join(path, key)) {
+                copy.insert(key.clone(), default.clone());
             }
         }
         let required = schema.get("required").and_then(Value::as_array);

@@ -40,7 +40,8 @@ fn urls() -> Vec<Rule> {
     vec![
         rule(
             "D2/scheme",
-            "self.lowerAscii().matches('^https?://([^/?#@]*@)?[^/?#@:][^/?#@]*([/?#]|$)')".to_owned(),
+            "self.lowerAscii().matches('^https?://([^/?#@]*@)?[^/?#@:][^/?#@]*([/?#]|$)')"
+                .to_owned(),
             "url is not absolute or its scheme is neither http nor https: use an http or https URL with a host",
         ),
         rule(
