@@ -10,6 +10,7 @@
 //! - What is missing is an error that says what to install or run, never a test that quietly passes.
 
 pub mod binaries;
+pub mod cluster;
 pub mod control_plane;
 pub mod fixture;
 pub mod programs;

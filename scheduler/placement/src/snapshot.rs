@@ -238,6 +238,7 @@ pub struct Snapshot {
     pub ordinals_taken: BTreeMap<String, Vec<u32>>,
     /// How long a claim that serves nobody is kept, seconds; `idle_since` says since when.
     pub idle_grace_seconds: i64,
-    /// Claim name → since when it has served nobody, seconds since the epoch.
+    /// Idle claims and since when each has served nobody, seconds since the epoch. A claim that is not named here is
+    /// in use, whatever its GPUs: the caller knows of pods that need none.
     pub idle_since: BTreeMap<String, i64>,
 }

@@ -123,6 +123,10 @@ pub fn snapshot(objects: &Objects, memory: &Memory, now_seconds: i64) -> Snapsho
             value: "gpu".to_owned(),
             effect: TaintEffect::NoSchedule,
         }],
+        purchase_labels: BTreeMap::from([(
+            names::LABEL_NODEPOOL.to_owned(),
+            names::NODEPOOL.to_owned(),
+        )]),
         ordinals_taken: ordinals(&objects.claims),
         idle_grace_seconds: memory.idle_grace_seconds,
         idle_since: memory.idle_since.clone(),
@@ -131,28 +135,65 @@ pub fn snapshot(objects: &Objects, memory: &Memory, now_seconds: i64) -> Snapsho
 
 /// Nodes with the claims that bought them, and the nodes that open claims promise.
 fn planner_nodes(objects: &Objects) -> Vec<snapshot::Node> {
-    let by_node: HashMap<&str, &Arc<NodeClaim>> = objects
-        .claims
-        .iter()
-        .filter(|claim| is_ours(claim))
-        .filter_map(|claim| Some((claim.status.as_ref()?.node_name.as_deref()?, claim)))
-        .collect();
-    let names: BTreeSet<&str> =
-        objects.nodes.iter().filter_map(|node| node.metadata.name.as_deref()).collect();
-    let existing = objects.nodes.iter().map(|found| {
-        let name = found.metadata.name.as_deref().unwrap_or_default();
-        node::node(found, by_node.get(name).map(|claim| claim.as_ref()))
-    });
+    let claims = ClaimIndex::new(&objects.claims);
+    let mut joined: BTreeSet<&str> = BTreeSet::new();
+    let mut nodes = Vec::with_capacity(objects.nodes.len() + objects.claims.len());
+    for found in &objects.nodes {
+        let claim = claims.of(found);
+        joined.extend(claim.and_then(|claim| claim.metadata.name.as_deref()));
+        nodes.push(node::node(found, claim));
+    }
     let coming = objects
         .claims
         .iter()
         .filter(|claim| is_ours(claim))
-        .filter(|claim| {
-            let joined = claim.status.as_ref().and_then(|status| status.node_name.as_deref());
-            joined.is_none_or(|name| !names.contains(name))
-        })
+        .filter(|claim| !joined.contains(claim.metadata.name.as_deref().unwrap_or_default()))
         .filter_map(|claim| node::expected_node(claim));
-    existing.chain(coming).collect()
+    nodes.extend(coming);
+    nodes
+}
+
+/// Our claims, found from the nodes that they became.
+#[derive(Debug)]
+pub struct ClaimIndex<'a> {
+    by_key: HashMap<&'a str, &'a NodeClaim>,
+}
+
+impl<'a> ClaimIndex<'a> {
+    /// Indexes our claims by name, node name and provider id.
+    #[must_use]
+    pub fn new(claims: &'a [Arc<NodeClaim>]) -> Self {
+        let mut by_key: HashMap<&str, &NodeClaim> = HashMap::new();
+        for claim in claims.iter().filter(|claim| is_ours(claim)) {
+            let status = claim.status.as_ref();
+            let keys = [
+                claim.metadata.name.as_deref(),
+                status.and_then(|status| status.node_name.as_deref()),
+                status.and_then(|status| status.provider_id.as_deref()),
+            ];
+            by_key.extend(keys.into_iter().flatten().map(|key| (key, claim.as_ref())));
+        }
+        Self { by_key }
+    }
+
+    /// The claim that bought `node`: the node says so by owner or by label, or the claim by name or provider id.
+    /// A node shows up before its claim names it, and must not count as somebody else's in between.
+    #[must_use]
+    pub fn of(&self, node: &Node) -> Option<&'a NodeClaim> {
+        let owner = node
+            .metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .find(|owner| owner.kind == "NodeClaim")
+            .map(|owner| owner.name.as_str());
+        let labelled = node.metadata.labels.as_ref().and_then(|l| l.get(names::LABEL_NODECLAIM));
+        let provider = node.spec.as_ref().and_then(|spec| spec.provider_id.as_deref());
+        [owner, labelled.map(String::as_str), node.metadata.name.as_deref(), provider]
+            .into_iter()
+            .flatten()
+            .find_map(|key| self.by_key.get(key).copied())
+    }
 }
 
 /// What pods hold, by node name. Pins name a node by its host name label.
@@ -218,7 +259,11 @@ fn demands(objects: &Objects, memory: &Memory) -> Vec<Demand> {
             let namespace = workspace.metadata.namespace.as_deref().unwrap_or_default();
             let name = workspace.metadata.name.as_deref().unwrap_or_default();
             let pods = by_workspace.get(&(namespace, name)).map(Vec::as_slice).unwrap_or_default();
-            demand(workspace, sizing, pods, memory, &by_host)
+            let mut demand = demand(workspace, sizing, pods, memory, &by_host)?;
+            if bought_in_vain(&demand, objects, memory) {
+                demand.purchase = Purchase::Never;
+            }
+            Some(demand)
         })
         .collect()
 }
@@ -255,11 +300,13 @@ fn demand(
     let example = waiting.first().and_then(|pod| pod.spec.as_ref());
     // Old pods that are going will free their place soon: buying a node for the new ones would waste it.
     let leaving = pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_some());
+    let priority = workspace.spec.scheduling.as_ref().and_then(|s| s.priority).unwrap_or(0);
     let namespace = workspace.metadata.namespace.as_deref().unwrap_or_default();
     Some(Demand {
         name: format!("{namespace}/{}", workspace.metadata.name.as_deref().unwrap_or_default()),
         uid: workspace.metadata.uid.clone().unwrap_or_default(),
-        priority: workspace.spec.scheduling.as_ref().and_then(|s| s.priority).unwrap_or(0),
+        // A gang that a crash left half released is completed before anybody else gets a GPU.
+        priority: if placed_on.is_empty() { priority } else { i32::MAX },
         created_seconds: workspace
             .metadata
             .creation_timestamp
@@ -271,6 +318,20 @@ fn demand(
         purchase: if leaving { Purchase::Never } else { sizing.purchase.clone() },
         placed_on,
     })
+}
+
+/// Whether the demand already has as many fresh, idle nodes of its own as it has members. If it still waits, they do
+/// not fit it for a reason that the price list does not know, and more of them would not either.
+fn bought_in_vain(demand: &Demand, objects: &Objects, memory: &Memory) -> bool {
+    let fresh = objects.claims.iter().filter(|claim| {
+        let annotations = claim.metadata.annotations.as_ref();
+        let buyer = annotations.and_then(|map| map.get(names::ANNOTATION_BUYER_UID));
+        let name = claim.metadata.name.as_deref().unwrap_or_default();
+        buyer == Some(&demand.uid)
+            && memory.idle_since.contains_key(name)
+            && kaito_api::conditions::is_true(claim.conditions(), kaito_api::nodeclaim::INITIALIZED)
+    });
+    fresh.count() >= demand.members.len()
 }
 
 fn constraints(

@@ -38,7 +38,7 @@ pub struct Surroundings {
 }
 
 /// The size of a Workspace.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sizing {
     /// Catalogue entry of the model; absent for templates and models outside the catalogue.
     pub preset: Option<&'static Preset>,
@@ -232,7 +232,7 @@ fn cheapest(
         if model.quantized { OLDEST_COMPUTE_CAPABILITY } else { BFLOAT16_COMPUTE_CAPABILITY };
     catalogue::instance_types()
         .iter()
-        .filter(|info| info.compute_capability >= oldest)
+        .filter(|info| info.can_be_bought() && info.compute_capability >= oldest)
         .filter_map(|info| {
             let price = info.price_micro_dollars?;
             let shape = gpus(info);
@@ -375,6 +375,7 @@ fn tuning_shapes(workspace: &Workspace, around: &Surroundings) -> Result<Vec<Sha
     let own = around.own_gpus.iter().map(|shape| (shape.clone(), None));
     let mut priced: Vec<_> = catalogue::instance_types()
         .iter()
+        .filter(|info| info.can_be_bought())
         .filter(|info| info.compute_capability >= OLDEST_COMPUTE_CAPABILITY)
         .filter_map(|info| Some((info.price_micro_dollars?, info)))
         .collect();

@@ -113,6 +113,8 @@ pub(super) fn releases(facts: &Facts<'_>) -> Vec<Violation> {
 fn still_needed(facts: &Facts<'_>, node: &Node) -> Option<&'static str> {
     if node.used.gpus > 0 {
         Some("pods use its GPUs")
+    } else if grace_end(facts, node).is_none() {
+        Some("it is not idle")
     } else if is_promised(facts, node) {
         Some("it is promised to a Workspace")
     } else if grace_end(facts, node)? > facts.snapshot.now_seconds {
@@ -131,8 +133,7 @@ fn is_promised(facts: &Facts<'_>, node: &Node) -> bool {
 
 fn grace_end(facts: &Facts<'_>, node: &Node) -> Option<i64> {
     let snapshot = facts.snapshot;
-    let idle_since = snapshot.idle_since.get(node.claim.as_ref()?);
-    let since = idle_since.unwrap_or(&snapshot.now_seconds);
+    let since = snapshot.idle_since.get(node.claim.as_ref()?)?;
     Some(since.saturating_add(snapshot.idle_grace_seconds))
 }
 
@@ -142,8 +143,7 @@ pub(super) fn next_change(facts: &Facts<'_>) -> Vec<Violation> {
     let released: BTreeSet<_> = facts.plan.releases.iter().map(|one| &one.claim).collect();
     let idle = || {
         facts.snapshot.nodes.iter().filter(|node| {
-            let usable = node.available || node.expected;
-            usable && node.used.gpus == 0 && !is_promised(facts, node)
+            node.used.gpus == 0 && !is_promised(facts, node)
         })
     };
     let overlooked = idle()

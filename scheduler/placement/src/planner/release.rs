@@ -2,8 +2,9 @@
 //!
 //! Looks at the ledger after all demands were served, so a node that anybody was promised is never given back.
 
-use super::ledger::{Ledger, Slot, Stage};
+use super::ledger::{Ledger, Slot};
 use crate::plan::Release;
+use crate::snapshot::Snapshot;
 
 /// What the idle claims mean for the plan.
 #[derive(Clone, Debug, Default)]
@@ -18,12 +19,7 @@ pub(crate) struct Idle {
 pub(crate) fn idle_claims(ledger: &Ledger<'_>) -> Idle {
     let snapshot = ledger.snapshot();
     let mut idle = Idle::default();
-    for claim in ledger.slots().iter().filter_map(idle_claim) {
-        let since = snapshot
-            .idle_since
-            .get(claim)
-            .copied()
-            .unwrap_or(snapshot.now_seconds);
+    for (claim, since) in ledger.slots().iter().filter_map(|slot| idle_claim(slot, snapshot)) {
         let end = since.saturating_add(snapshot.idle_grace_seconds);
         if end <= snapshot.now_seconds {
             let seconds = snapshot.now_seconds.saturating_sub(since);
@@ -42,8 +38,10 @@ pub(crate) fn idle_claims(ledger: &Ledger<'_>) -> Idle {
     idle
 }
 
-/// Nodes that are broken or leaving are not given back here: their claim's own controller deals with them.
-fn idle_claim<'a>(slot: &Slot<'a>) -> Option<&'a str> {
-    let usable = matches!(slot.stage, Stage::Available | Stage::Expected);
-    slot.claim.filter(|_| usable && !slot.serves)
+/// The claim and since when it has been idle. The caller says which claims are idle, because it knows of pods that
+/// need no GPU; a claim that it does not name is in use. A broken node that serves nobody costs as much as a good one.
+fn idle_claim<'a>(slot: &Slot<'a>, snapshot: &Snapshot) -> Option<(&'a str, i64)> {
+    let claim = slot.claim.filter(|_| !slot.serves)?;
+    let since = snapshot.idle_since.get(claim)?;
+    Some((claim, *since))
 }

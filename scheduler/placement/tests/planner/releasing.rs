@@ -29,9 +29,16 @@ fn an_idle_claim_is_given_back_when_its_grace_is_over() {
 
 #[test]
 fn a_claim_that_became_idle_just_now_has_its_whole_grace_before_it() {
-    let plan = plan(&idle(vec![bought("a", 2)], vec![], &[]));
+    let plan = plan(&idle(vec![bought("a", 2)], vec![], &[("a", NOW)]));
     assert!(plan.releases.is_empty());
     assert_eq!(plan.next_change_seconds, Some(NOW + 300));
+}
+
+#[test]
+fn a_claim_that_is_not_named_idle_is_kept_though_no_gpu_of_it_is_used() {
+    let plan = plan(&idle(vec![bought("a", 2)], vec![], &[]));
+    assert!(plan.releases.is_empty());
+    assert_eq!(plan.next_change_seconds, None);
 }
 
 #[test]

@@ -1,0 +1,176 @@
+//! A control plane with our parts on it, as a user would have them: installed by the plugin, the scheduler and the
+//! simulated cloud running under their own ServiceAccounts.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::control_plane::{self, ControlPlane};
+use crate::programs;
+use crate::supervise::{self, Launch, Supervised};
+
+/// Namespace of our parts.
+pub const SYSTEM_NAMESPACE: &str = "kaito-system";
+
+/// Why the cluster could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No control plane.
+    #[error("starting the control plane")]
+    ControlPlane(#[from] control_plane::Error),
+    /// A program of ours is missing.
+    #[error("looking for a program")]
+    Program(#[from] programs::Error),
+    /// A program of ours did not start or stop.
+    #[error("running a program")]
+    Supervise(#[from] supervise::Error),
+    /// The plugin could not install us.
+    #[error("installing with the plugin failed: {0}")]
+    Install(String),
+    /// The plugin could not be run.
+    #[error("running the plugin")]
+    Plugin(#[source] std::io::Error),
+    /// A scenario file could not be written.
+    #[error("writing the scenario of the simulated cloud")]
+    Scenario(#[source] std::io::Error),
+}
+
+/// What runs besides the control plane.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    /// Arguments of `kaito-scheduler run` besides connection and health address.
+    pub scheduler_arguments: Vec<String>,
+    /// Scenario of the simulated cloud; absent: no provisioner runs.
+    pub scenario: Option<String>,
+}
+
+/// A running cluster; everything stops when it is dropped.
+pub struct Cluster {
+    scheduler: Option<Supervised>,
+    // Dropped after the scheduler and before the control plane.
+    _provisioner: Option<Supervised>,
+    parts: Parts,
+    plane: ControlPlane,
+}
+
+impl Cluster {
+    /// Starts a control plane, installs our parts and runs them.
+    ///
+    /// # Errors
+    /// [`Error`]; whatever was started is stopped again.
+    pub async fn start(options: control_plane::Options, parts: Parts) -> Result<Self, Error> {
+        let plane = ControlPlane::start(options).await?;
+        install(&plane)?;
+        let provisioner = match parts.scenario.as_deref() {
+            Some(scenario) => Some(provisioner(&plane, scenario).await?),
+            None => None,
+        };
+        let mut cluster = Self {
+            scheduler: None,
+            _provisioner: provisioner,
+            parts,
+            plane,
+        };
+        cluster.start_scheduler().await?;
+        Ok(cluster)
+    }
+
+    /// The control plane.
+    #[must_use]
+    pub const fn plane(&self) -> &ControlPlane {
+        &self.plane
+    }
+
+    /// Process id of the scheduler's supervisor; 0 while it does not run.
+    #[must_use]
+    pub fn scheduler_pid(&self) -> i32 {
+        self.scheduler.as_ref().map_or(0, Supervised::pid)
+    }
+
+    /// Starts the scheduler under its own ServiceAccount.
+    ///
+    /// # Errors
+    /// [`Error`] if there is no token or no program.
+    pub async fn start_scheduler(&mut self) -> Result<(), Error> {
+        let account = self
+            .plane
+            .service_account_kubeconfig(SYSTEM_NAMESPACE, "kaito-scheduler");
+        let kubeconfig = account.await?;
+        let log = self.plane.folder().join("kaito-scheduler.log");
+        let launch = Launch::new(
+            "kaito-scheduler",
+            &programs::find(programs::SCHEDULER)?,
+            &log,
+        )
+        .with(["run", "--health-address", "127.0.0.1:0", "--kubeconfig"])
+        .with([kubeconfig.as_os_str()])
+        .with(self.parts.scheduler_arguments.iter());
+        self.scheduler = Some(Supervised::spawn(&launch, None)?);
+        Ok(())
+    }
+
+    /// Ends the scheduler with SIGKILL, as a lost machine would.
+    ///
+    /// # Errors
+    /// [`Error::Supervise`] if the signal cannot be sent.
+    pub fn kill_scheduler(&mut self) -> Result<(), Error> {
+        if let Some(mut scheduler) = self.scheduler.take() {
+            scheduler.signal(Signal::SIGKILL)?;
+            scheduler.wait(Duration::from_secs(10));
+        }
+        Ok(())
+    }
+
+    /// The end of the scheduler's log.
+    #[must_use]
+    pub fn scheduler_log(&self) -> String {
+        supervise::tail(&self.plane.folder().join("kaito-scheduler.log"), 80)
+    }
+}
+
+/// Runs the plugin's `install` against `plane`.
+fn install(plane: &ControlPlane) -> Result<(), Error> {
+    let output = std::process::Command::new(programs::find(programs::PLUGIN)?)
+        .args(["install", "--without-workloads", "--kubeconfig"])
+        .arg(plane.kubeconfig_path())
+        .output()
+        .map_err(Error::Plugin)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::Install(
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    ))
+}
+
+async fn provisioner(plane: &ControlPlane, scenario: &str) -> Result<Supervised, Error> {
+    let kubeconfig = plane
+        .service_account_kubeconfig(SYSTEM_NAMESPACE, "kaito-provisioner")
+        .await?;
+    let file = write(plane.folder(), scenario)?;
+    let log = plane.folder().join("kaito-provisioner.log");
+    let launch = Launch::new(
+        "kaito-provisioner",
+        &programs::find(programs::SCHEDULER)?,
+        &log,
+    )
+    .with([
+        "provisioner",
+        "--cloud",
+        "simulated",
+        "--time-scale",
+        "1000",
+        "--scenario",
+    ])
+    .with([file.as_os_str()])
+    .with(["--kubeconfig"])
+    .with([kubeconfig.as_os_str()]);
+    Ok(Supervised::spawn(&launch, None)?)
+}
+
+fn write(folder: &Path, scenario: &str) -> Result<PathBuf, Error> {
+    let file = folder.join("scenario.yaml");
+    std::fs::write(&file, scenario).map_err(Error::Scenario)?;
+    Ok(file)
+}

@@ -1,0 +1,205 @@
+//! The scheduler's ServiceAccount: everything it asks for is granted, and everything granted is needed.
+//!
+//! One scenario drives every path of the scheduler; the API server's audit log tells what it asked for. A rule whose
+//! removal would break nothing fails here, and so does a request that no rule covers.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
+use kaito_api::{NodeClaim, Workspace, conditions};
+use kaito_tests::Options;
+use kaito_tests::cluster::{Cluster, Parts, SYSTEM_NAMESPACE};
+use kaito_tests::control_plane::read_audit_log;
+use kaito_tests::fixture::Namespace;
+use kaito_tests::wait::{wait_for, wait_for_all};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(90);
+const USER: &str = "system:serviceaccount:kaito-system:kaito-scheduler";
+
+type Right = (String, String, String);
+
+fn rights(rules: &[PolicyRule]) -> BTreeSet<Right> {
+    let mut rights = BTreeSet::new();
+    for rule in rules {
+        for group in rule.api_groups.iter().flatten() {
+            for resource in rule.resources.iter().flatten() {
+                for verb in &rule.verbs {
+                    rights.insert((group.clone(), resource.clone(), verb.clone()));
+                }
+            }
+        }
+    }
+    rights
+}
+
+async fn granted(cluster: &Cluster) -> BTreeSet<Right> {
+    let client = cluster.plane().client().await.unwrap();
+    let roles: Api<ClusterRole> = Api::all(client.clone());
+    let local: Api<Role> = Api::namespaced(client, SYSTEM_NAMESPACE);
+    let mut all = rights(&roles.get("kaito-scheduler").await.unwrap().rules.unwrap());
+    all.extend(rights(
+        &local.get("kaito-scheduler").await.unwrap().rules.unwrap(),
+    ));
+    all
+}
+
+/// What the scheduler asked for, and what of it was refused.
+fn asked(cluster: &Cluster) -> (BTreeSet<Right>, Vec<String>) {
+    let requests = read_audit_log(cluster.plane().audit_log()).unwrap();
+    let mut asked = BTreeSet::new();
+    let mut refused = Vec::new();
+    for request in requests.into_iter().filter(|request| request.user == USER) {
+        if request.resource.is_empty() {
+            continue;
+        }
+        if request.code == 403 {
+            refused.push(format!("{} {}", request.verb, request.uri));
+        }
+        let resource = match request.subresource.as_str() {
+            "" => request.resource.clone(),
+            sub => format!("{}/{sub}", request.resource),
+        };
+        // A server-side apply that makes an object needs the right to create besides the right to patch.
+        if request.verb == "patch" && request.code == 201 {
+            asked.insert((request.group.clone(), resource.clone(), "create".to_owned()));
+        }
+        asked.insert((request.group, resource, request.verb));
+    }
+    (asked, refused)
+}
+
+fn workspace(name: &str, labels: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: kaito.sh/v1beta1\nkind: Workspace\nmetadata: {{name: {name}}}\n\
+         resource: {{labelSelector: {{matchLabels: {{{labels}}}}}, {rest}}}\n"
+    )
+}
+
+fn is(workspace: &Workspace, kind: &str) -> bool {
+    let status = workspace.status.as_ref();
+    let list = status
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    conditions::is_true(list, kind)
+}
+
+/// Drives every path: sharing with another label, several nodes, a configuration, tuning, deletion, release.
+async fn drive(namespace: &Namespace<'_>) {
+    let maps: Api<ConfigMap> = namespace.api();
+    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "engine"},
+        "data": {"inference_config.yaml": "vllm: {max-model-len: 4096}"}});
+    maps.patch(
+        "engine",
+        &PatchParams::apply("test").force(),
+        &Patch::Apply(body),
+    )
+    .await
+    .unwrap();
+    let two = "instanceType: Standard_NC48ads_A100_v4";
+    let serve = "inference: {config: engine, preset: {name: phi-4-mini-instruct}}\n";
+    namespace
+        .apply(&(workspace("first", "apps: first", two) + serve))
+        .await
+        .unwrap();
+    let api: Api<Workspace> = namespace.api();
+    let ready =
+        |found: Option<&Workspace>| found.is_some_and(|w| is(w, conditions::WORKSPACE_READY));
+    wait_for(&api, "first", "the first serves", LIMIT, ready)
+        .await
+        .unwrap();
+    let shared = workspace("second", "team: blue", two)
+        + "inference: {preset: {name: phi-4-mini-instruct}}\n";
+    namespace.apply(&shared).await.unwrap();
+    wait_for(&api, "second", "the second shares the node", LIMIT, ready)
+        .await
+        .unwrap();
+    let several = workspace("several", "apps: several", two)
+        + "inference: {preset: {name: llama-3.3-70b-instruct, presetOptions: {modelAccessSecret: token}}}\n";
+    namespace.apply(&several).await.unwrap();
+    let sets: Api<StatefulSet> = namespace.api();
+    wait_for(&sets, "several", "a StatefulSet is made", LIMIT, |found| {
+        found.is_some()
+    })
+    .await
+    .unwrap();
+    wait_for(&api, "several", "all its pods have nodes", LIMIT, |found| {
+        found.is_some_and(|found| is(found, conditions::PLACED))
+    })
+    .await
+    .unwrap();
+    namespace
+        .apply(include_str!("../../examples/tuning-url-qlora.yaml"))
+        .await
+        .unwrap();
+    let jobs: Api<Job> = namespace.api();
+    wait_for_all(&jobs, "", "a Job is made", LIMIT, |all| all.len() == 1)
+        .await
+        .unwrap();
+    for found in api.list(&Default::default()).await.unwrap() {
+        api.delete(&found.name_any(), &DeleteParams::default())
+            .await
+            .unwrap();
+    }
+    wait_for_all(
+        &api,
+        "",
+        "all Workspaces are gone",
+        LIMIT,
+        <[Workspace]>::is_empty,
+    )
+    .await
+    .unwrap();
+    let claims: Api<NodeClaim> = Api::all(namespace.client());
+    wait_for_all(
+        &claims,
+        "",
+        "all nodes are returned",
+        LIMIT,
+        <[NodeClaim]>::is_empty,
+    )
+    .await
+    .unwrap();
+    let deployments: Api<Deployment> = namespace.api();
+    wait_for_all(
+        &deployments,
+        "",
+        "no workload is left",
+        LIMIT,
+        <[Deployment]>::is_empty,
+    )
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn the_scheduler_is_refused_nothing_and_granted_nothing_that_it_does_not_use() {
+    let parts = Parts {
+        scheduler_arguments: vec!["--idle-node-grace=0".to_owned()],
+        scenario: Some("pods: {}".to_owned()),
+    };
+    let cluster = Cluster::start(Options::full().audited(), parts)
+        .await
+        .unwrap();
+    let namespace = Namespace::create(cluster.plane(), "rights").await.unwrap();
+    drive(&namespace).await;
+    let (asked, refused) = asked(&cluster);
+    assert!(refused.is_empty(), "refused: {refused:#?}");
+    let granted = granted(&cluster).await;
+    let uncovered: Vec<_> = asked.difference(&granted).collect();
+    assert!(
+        uncovered.is_empty(),
+        "asked for without a rule: {uncovered:#?}"
+    );
+    let unused: Vec<_> = granted.difference(&asked).collect();
+    assert!(
+        unused.is_empty(),
+        "granted and never asked for: {unused:#?}"
+    );
+}
