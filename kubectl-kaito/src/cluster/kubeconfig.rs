@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use http::{HeaderName, HeaderValue, Uri};
 use kube::Config;
 use kube::config::{
-    AuthInfo, Cluster, Context, ExecInteractiveMode, KubeConfigOptions, Kubeconfig, NamedAuthInfo,
-    NamedCluster, NamedContext,
+    AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster,
+    NamedContext,
 };
 
-use super::proxy;
+use super::{credentials, proxy};
 use crate::cli::connection::ConnectionFlags;
 use crate::environment::Environment;
 use crate::error::Failure;
@@ -42,8 +42,8 @@ pub async fn resolve(
     )?;
     let mut selection = select(&merged, flags)?;
     overlay_cluster(&mut selection.cluster, flags)?;
-    overlay_user(&mut selection.user, flags);
-    check_user(&selection.user, &selection.user_name)?;
+    credentials::overlay(&mut selection.user, flags);
+    credentials::check(&selection.user, &selection.user_name)?;
     let explicit = given(flags.namespace.as_ref());
     let (mut config, namespace) = if selection
         .cluster
@@ -76,7 +76,8 @@ pub async fn resolve(
     })
 }
 
-fn given(flag: Option<&String>) -> Option<String> {
+/// A flag's value, absent when it is empty.
+pub(super) fn given(flag: Option<&String>) -> Option<String> {
     flag.filter(|value| !value.is_empty()).cloned()
 }
 
@@ -239,85 +240,6 @@ fn insecure_with_authority() -> Failure {
     Failure::error("specifying a root certificates file with the insecure flag is not allowed")
 }
 
-fn overlay_user(user: &mut AuthInfo, flags: &ConnectionFlags) {
-    if let Some(path) = given(flags.client_certificate.as_ref()) {
-        user.client_certificate = Some(path);
-        user.client_certificate_data = None;
-    }
-    if let Some(path) = given(flags.client_key.as_ref()) {
-        user.client_key = Some(path);
-        user.client_key_data = None;
-    }
-    if let Some(token) = given(flags.token.as_ref()) {
-        user.token = Some(token.into());
-        user.token_file = None;
-        user.exec = None;
-        user.auth_provider = None;
-    }
-    if let Some(name) = given(flags.username.as_ref()) {
-        user.username = Some(name);
-        user.token = None;
-        user.token_file = None;
-    }
-    if let Some(password) = given(flags.password.as_ref()) {
-        user.password = Some(password.into());
-    }
-    overlay_impersonation(user, flags);
-}
-
-fn overlay_impersonation(user: &mut AuthInfo, flags: &ConnectionFlags) {
-    if let Some(name) = given(flags.impersonate.as_ref()) {
-        user.impersonate = Some(name);
-    }
-    if let Some(uid) = given(flags.impersonate_uid.as_ref()) {
-        user.impersonate_uid = Some(uid);
-    }
-    if !flags.impersonate_groups.is_empty() {
-        user.impersonate_groups = Some(flags.impersonate_groups.clone());
-    }
-    let extra = flags
-        .impersonate_user_extra
-        .iter()
-        .filter_map(|entry| entry.split_once('='));
-    for (key, value) in extra {
-        let all = user.impersonate_user_extra.get_or_insert_default();
-        all.entry(key.to_owned())
-            .or_default()
-            .push(value.to_owned());
-    }
-}
-
-fn check_user(user: &AuthInfo, name: &str) -> Result<(), Failure> {
-    let filled = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
-    let certificate = filled(&user.client_certificate) || filled(&user.client_certificate_data);
-    let key = filled(&user.client_key) || user.client_key_data.is_some();
-    if certificate && !key {
-        return Err(Failure::error(format!(
-            "client-key-data or client-key must be specified for {name} to use the clientCert authentication method."
-        )));
-    }
-    if (user.token.is_some() || filled(&user.token_file)) && filled(&user.username) {
-        return Err(Failure::error(format!(
-            "more than one authentication method found for {name}; found [token basicAuth], only one is allowed"
-        )));
-    }
-    let impersonates_more = filled(&user.impersonate_uid)
-        || user
-            .impersonate_groups
-            .as_ref()
-            .is_some_and(|groups| !groups.is_empty())
-        || user
-            .impersonate_user_extra
-            .as_ref()
-            .is_some_and(|extra| !extra.is_empty());
-    if impersonates_more && !filled(&user.impersonate) {
-        return Err(Failure::error(format!(
-            "requesting uid, groups or user-extra for {name} without impersonating a user"
-        )));
-    }
-    Ok(())
-}
-
 async fn from_selection(
     mut selection: Selection,
     flags: &ConnectionFlags,
@@ -325,10 +247,10 @@ async fn from_selection(
 ) -> Result<Config, Failure> {
     let url = server_url(&selection, flags)?;
     if url.scheme_str() == Some("http") {
-        forget_credentials(&mut selection.user);
+        credentials::forget(&mut selection.user);
     }
-    read_token_file(&mut selection.user)?;
-    tame_exec_plugin(&mut selection.user, environment)?;
+    credentials::read_token(&mut selection.user)?;
+    credentials::tame_exec_plugin(&mut selection.user, environment)?;
     let proxy = proxy::resolve(&url, selection.cluster.proxy_url.as_deref(), environment);
     selection.cluster.server = Some(url.to_string());
     selection.cluster.proxy_url = None;
@@ -400,47 +322,6 @@ fn server_url(selection: &Selection, flags: &ConnectionFlags) -> Result<Uri, Fai
     }
 }
 
-/// Nothing secret goes over a connection without TLS; impersonation is no secret and stays.
-fn forget_credentials(user: &mut AuthInfo) {
-    *user = AuthInfo {
-        impersonate: user.impersonate.take(),
-        impersonate_uid: user.impersonate_uid.take(),
-        impersonate_groups: user.impersonate_groups.take(),
-        impersonate_user_extra: user.impersonate_user_extra.take(),
-        ..AuthInfo::default()
-    };
-}
-
-/// Reads the token ourselves: the client would send a trailing newline, which no header may hold.
-fn read_token_file(user: &mut AuthInfo) -> Result<(), Failure> {
-    let Some(path) = user.token_file.take().filter(|path| !path.is_empty()) else {
-        return Ok(());
-    };
-    let token = std::fs::read_to_string(&path)
-        .map_err(|error| Failure::error(format!("cannot read token file {path:?}: {error}")))?;
-    user.token = Some(token.trim().to_owned().into());
-    Ok(())
-}
-
-/// An exec plugin must not read a stdin that is not a terminal: a manifest may be coming from there.
-fn tame_exec_plugin(user: &mut AuthInfo, environment: &Environment) -> Result<(), Failure> {
-    let Some(exec) = user
-        .exec
-        .as_mut()
-        .filter(|_| !environment.stdin_is_terminal)
-    else {
-        return Ok(());
-    };
-    if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
-        let command = exec.command.clone().unwrap_or_default();
-        return Err(Failure::error(format!(
-            "exec plugin {command:?} cannot run: its interactiveMode is Always and standard input is not a terminal"
-        )));
-    }
-    exec.interactive_mode = Some(ExecInteractiveMode::Never);
-    Ok(())
-}
-
 /// The pod's own service account, if we run in one.
 fn in_cluster(user: AuthInfo, environment: &Environment) -> Option<(Config, Option<String>)> {
     let mut config = Config::incluster().ok()?;
@@ -485,5 +366,167 @@ fn finish(config: &mut Config) {
         config
             .headers
             .push((HeaderName::from_static("user-agent"), agent));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Target, resolve};
+    use crate::cli::connection::ConnectionFlags;
+    use crate::environment::Environment;
+    use crate::error::Failure;
+
+    const CONFIG: &str = "apiVersion: v1
+kind: Config
+current-context: one
+clusters:
+- name: secure
+  cluster: {server: \"https://a:6443\", tls-server-name: inner, insecure-skip-tls-verify: true}
+- name: plain
+  cluster: {server: \"b:8080\"}
+contexts:
+- name: one
+  context: {cluster: secure, user: token, namespace: team}
+- name: two
+  context: {cluster: plain, user: token, namespace: \"\"}
+- name: three
+  context: {cluster: secure, user: file}
+- name: four
+  context: {cluster: secure, user: nobody}
+users:
+- name: token
+  user: {token: secret}
+- name: file
+  user: {tokenFile: token.txt}
+";
+
+    async fn resolved(directory: &Path, flags: ConnectionFlags) -> Result<Target, Failure> {
+        std::fs::write(directory.join("config"), CONFIG).unwrap();
+        std::fs::write(directory.join("token.txt"), "rotated\n").unwrap();
+        let list = format!("{0}/missing:{0}/config", directory.display());
+        let variables = [("KUBECONFIG".to_owned(), list)].into();
+        resolve(
+            &flags,
+            &Environment {
+                variables,
+                ..Environment::default()
+            },
+        )
+        .await
+    }
+
+    fn token(target: &Target) -> Option<String> {
+        let user = serde_json::to_value(&target.config.auth_info).unwrap();
+        user.get("token")
+            .and_then(|token| token.as_str().map(str::to_owned))
+    }
+
+    fn text(value: &str) -> Option<String> {
+        Some(value.to_owned())
+    }
+
+    #[tokio::test]
+    async fn contexts_give_server_user_and_namespace() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = resolved(directory.path(), ConnectionFlags::default())
+            .await
+            .unwrap();
+        assert_eq!(target.config.cluster_url.to_string(), "https://a:6443/");
+        assert_eq!(
+            (target.namespace.as_str(), target.namespace_is_explicit),
+            ("team", false)
+        );
+        assert_eq!(token(&target), text("secret"));
+        assert_eq!(target.config.tls_server_name, text("inner"));
+        assert!(!target.config.default_retry);
+    }
+
+    #[tokio::test]
+    async fn an_empty_namespace_is_default_and_no_secret_goes_over_plain_http() {
+        let directory = tempfile::tempdir().unwrap();
+        let flags = ConnectionFlags {
+            context: text("two"),
+            impersonate: text("ann"),
+            ..ConnectionFlags::default()
+        };
+        let target = resolved(directory.path(), flags).await.unwrap();
+        assert_eq!(target.config.cluster_url.to_string(), "http://b:8080/");
+        assert_eq!(target.namespace, "default");
+        assert_eq!(token(&target), None);
+        assert_eq!(target.config.auth_info.impersonate, text("ann"));
+    }
+
+    #[tokio::test]
+    async fn token_files_are_read_without_their_last_newline() {
+        let directory = tempfile::tempdir().unwrap();
+        let flags = ConnectionFlags {
+            context: text("three"),
+            ..ConnectionFlags::default()
+        };
+        assert_eq!(
+            token(&resolved(directory.path(), flags).await.unwrap()),
+            text("rotated")
+        );
+    }
+
+    #[tokio::test]
+    async fn flags_win_over_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let flags = ConnectionFlags {
+            server: text("https://c/prefix"),
+            token: text("typed"),
+            namespace: text("mine"),
+            ..ConnectionFlags::default()
+        };
+        let target = resolved(directory.path(), flags).await.unwrap();
+        assert_eq!(target.config.cluster_url.to_string(), "https://c/prefix");
+        assert_eq!(target.config.tls_server_name, None);
+        assert_eq!(
+            (target.namespace.as_str(), target.namespace_is_explicit),
+            ("mine", true)
+        );
+        assert_eq!(token(&target), text("typed"));
+    }
+
+    #[tokio::test]
+    async fn a_context_may_name_a_user_that_does_not_exist_but_a_flag_may_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let flags = ConnectionFlags {
+            context: text("four"),
+            ..ConnectionFlags::default()
+        };
+        assert_eq!(
+            token(&resolved(directory.path(), flags).await.unwrap()),
+            None
+        );
+        let flags = ConnectionFlags {
+            user: text("nobody"),
+            ..ConnectionFlags::default()
+        };
+        let failure = resolved(directory.path(), flags).await.unwrap_err();
+        assert_eq!(
+            failure.lines(),
+            ["error: auth info \"nobody\" does not exist"]
+        );
+    }
+
+    #[tokio::test]
+    async fn two_ways_to_authenticate_are_one_too_many() {
+        let directory = tempfile::tempdir().unwrap();
+        let flags = ConnectionFlags {
+            token: text("t"),
+            username: text("u"),
+            password: text("p"),
+            ..ConnectionFlags::default()
+        };
+        let failure = resolved(directory.path(), flags).await.unwrap_err();
+        assert_eq!(
+            failure.lines(),
+            [
+                "error: more than one authentication method found for token; found [token basicAuth], only one is allowed"
+            ]
+        );
     }
 }

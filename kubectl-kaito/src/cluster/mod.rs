@@ -3,6 +3,7 @@
 //! Which server, as whom, and in which namespace is decided by [`kubeconfig`]; what happens to every request on the
 //! way (warnings, retries, logging) by [`wire`]; what a failed one says by [`failures`].
 
+mod credentials;
 pub mod failures;
 pub mod kinds;
 pub mod kubeconfig;

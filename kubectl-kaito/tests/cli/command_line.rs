@@ -1,12 +1,8 @@
 //! What the command line says: help, usage errors, offline commands, connection errors.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::net::TcpListener;
 
-use support::Plugin;
+use crate::support::Plugin;
 
 const COMMANDS: [&str; 12] = [
     "apply",

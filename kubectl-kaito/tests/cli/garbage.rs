@@ -1,14 +1,10 @@
 //! Bad input gives clear errors with a place, exit 1, and no request to any server.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use support::{Plugin, Run};
+use crate::support::{Plugin, Run};
 
 const GOOD: &str = "apiVersion: kaito.sh/v1beta1
 kind: Workspace

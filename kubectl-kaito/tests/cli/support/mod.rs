@@ -1,5 +1,7 @@
 //! Runs the built plugin in a bare environment: no variables but those given, a home of its own.
 
+pub(crate) mod server;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
