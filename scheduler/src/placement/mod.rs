@@ -1,0 +1,129 @@
+//! The placement loop: one task that looks at the whole cluster, plans, and carries the plan out.
+//!
+//! Nothing else assigns, buys or releases. A round: change → freeze stores and memory → plan → check → write.
+
+pub mod act;
+pub mod memory;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kaito_placement::check;
+use kaito_placement::plan::Plan;
+use kaito_placement::planner;
+use kaito_placement::snapshot::Snapshot;
+use kaito_snapshot::cluster::{self, Objects};
+use tokio_util::sync::CancellationToken;
+
+use crate::shared::{Shared, Verdict};
+use memory::LoopMemory;
+
+/// Changes that arrive together are planned together; also the least time between two rounds.
+const DEBOUNCE: Duration = Duration::from_millis(5);
+/// A round without any change, in case a watch missed one.
+const RESYNC: Duration = Duration::from_secs(600);
+
+/// Runs rounds until `shutdown`. Waits for the stores and for leadership first.
+pub async fn run(shared: Arc<Shared>, shutdown: CancellationToken) {
+    let mut memory = LoopMemory::default();
+    let mut pause = Duration::ZERO;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = shared.placement.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+        tokio::time::sleep(DEBOUNCE).await;
+        if shutdown.is_cancelled() {
+            return;
+        }
+        if shared.writer.is_leading() {
+            pause = round(&shared, &mut memory).await;
+        } else {
+            pause = RESYNC;
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = shared.writer.wait_leading() => shared.placement.notify_one(),
+            }
+        }
+    }
+}
+
+/// One round; how long until the next one is due by itself.
+async fn round(shared: &Shared, memory: &mut LoopMemory) -> Duration {
+    let now = jiff::Timestamp::now().as_second();
+    let mut objects = objects(shared);
+    memory.refresh(shared, &objects, now).await;
+    objects.claims.extend(memory.ordered().cloned());
+    let snapshot = cluster::snapshot(&objects, &memory.for_snapshot(shared), now);
+    let started = std::time::Instant::now();
+    let plan = planner::plan(&snapshot);
+    shared.metrics.plan_seconds.observe(started.elapsed().as_secs_f64());
+    if is_broken(shared, &snapshot, &plan) {
+        return RESYNC;
+    }
+    measure(shared, &snapshot, &plan);
+    judge(shared, &plan);
+    let next = plan.next_change_seconds;
+    let failed = act::carry_out(shared, memory, &objects, plan).await;
+    if failed {
+        return Duration::from_secs(1);
+    }
+    next.map_or(RESYNC, |at| {
+        let wait = u64::try_from((at - now).max(1)).unwrap_or(1);
+        Duration::from_secs(wait).min(RESYNC)
+    })
+}
+
+/// A plan that its checker objects to is never carried out: it would promise a GPU twice or half a gang.
+fn is_broken(shared: &Shared, snapshot: &Snapshot, plan: &Plan) -> bool {
+    let violations = check::check(snapshot, plan);
+    for violation in &violations {
+        shared.metrics.plan_violations.inc();
+        tracing::error!(%violation, "the plan breaks an invariant and is dropped; please report this");
+    }
+    !violations.is_empty()
+}
+
+fn objects(shared: &Shared) -> Objects {
+    let mut workspaces = shared.sized_workspaces();
+    workspaces.sort_by(|(left, _), (right, _)| left.metadata.name.cmp(&right.metadata.name));
+    Objects {
+        workspaces,
+        nodes: shared.stores.nodes.all(),
+        pods: shared.stores.pods.all(),
+        claims: shared.stores.claims.all(),
+    }
+}
+
+fn measure(shared: &Shared, snapshot: &Snapshot, plan: &Plan) {
+    let free: u64 = snapshot
+        .nodes
+        .iter()
+        .filter(|node| node.available)
+        .map(|node| node.allocatable.gpus.saturating_sub(node.used.gpus))
+        .sum();
+    shared.metrics.gpus_free.set(i64::try_from(free).unwrap_or(i64::MAX));
+    let waiting = i64::try_from(plan.waiting.len()).unwrap_or(i64::MAX);
+    shared.metrics.demands_waiting.set(waiting);
+}
+
+fn judge(shared: &Shared, plan: &Plan) {
+    for waiting in &plan.waiting {
+        let verdict = Verdict::Waiting {
+            blocker: waiting.blocker.clone(),
+            message: waiting.message.clone(),
+        };
+        shared.judge(split(&waiting.demand), verdict);
+    }
+    for assignment in &plan.assignments {
+        let verdict = Verdict::Placed { reason: assignment.reason.clone() };
+        shared.judge(split(&assignment.demand), verdict);
+    }
+}
+
+/// `namespace/name` as a key.
+fn split(demand: &str) -> crate::store::Key {
+    let (namespace, name) = demand.split_once('/').unwrap_or(("", demand));
+    (namespace.to_owned(), name.to_owned())
+}

@@ -1,0 +1,251 @@
+//! The only way to the API server for changes: every write checks the leadership claim first and has a time limit.
+//!
+//! It decides nothing about what is written.
+
+use std::time::Duration;
+
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::{Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use tokio::sync::watch;
+
+use crate::lease::Claim;
+use crate::store::Key;
+
+/// Longest that one write may take. After it the outcome is unknown, and everything written can be repeated.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a write did not happen, or may not have.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody else leads now.
+    #[error("{action} {kind} {name}: this process does not lead; nothing was sent")]
+    NotLeading {
+        /// What was being done.
+        action: &'static str,
+        /// To what kind.
+        kind: String,
+        /// To which object.
+        name: String,
+    },
+    /// No answer in time.
+    #[error("{action} {kind} {name}: no answer within {}s; it is tried again", TIMEOUT.as_secs())]
+    Timeout {
+        /// What was being done.
+        action: &'static str,
+        /// To what kind.
+        kind: String,
+        /// To which object.
+        name: String,
+    },
+    /// The API server refused.
+    #[error("{action} {kind} {name}")]
+    Api {
+        /// What was being done.
+        action: &'static str,
+        /// To what kind.
+        kind: String,
+        /// To which object.
+        name: String,
+        /// Its answer.
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+impl Error {
+    /// The API server's status, if it answered.
+    #[must_use]
+    pub fn status(&self) -> Option<&kube::core::Status> {
+        match self {
+            Self::Api { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => Some(status),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The object is gone, or a guard in the write did not hold: what it was decided on is old.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.status().is_some_and(|s| s.is_not_found() || s.is_conflict() || s.is_invalid())
+    }
+}
+
+/// Sends changes while the claim is current.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    claim: watch::Receiver<Claim>,
+}
+
+impl Writer {
+    /// A writer that acts on `claim`.
+    #[must_use]
+    pub const fn new(client: Client, claim: watch::Receiver<Claim>) -> Self {
+        Self { client, claim }
+    }
+
+    /// Whether writes would be sent now.
+    #[must_use]
+    pub fn is_leading(&self) -> bool {
+        self.claim.borrow().is_current()
+    }
+
+    /// Waits until this process leads.
+    pub async fn wait_leading(&self) {
+        let mut claim = self.claim.clone();
+        drop(claim.wait_for(Claim::is_current).await);
+    }
+
+    /// Server-side apply of `object` by field manager `manager`, taking fields from other managers.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn apply<K>(&self, api: &Api<K>, manager: &str, object: &K) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug,
+    {
+        let name = object.meta().name.clone().unwrap_or_default();
+        let parameters = PatchParams::apply(manager).force();
+        let patch = Patch::Apply(object);
+        self.send::<K, _>("applying", &name, api.patch(&name, &parameters, &patch)).await
+    }
+
+    /// Server-side apply of the status in `object`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn apply_status<K>(
+        &self,
+        api: &Api<K>,
+        manager: &str,
+        name: &str,
+        object: &serde_json::Value,
+    ) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+    {
+        let parameters = PatchParams::apply(manager).force();
+        let patch = Patch::Apply(object);
+        let request = api.patch_status(name, &parameters, &patch);
+        self.send::<K, _>("writing the status of", name, request).await
+    }
+
+    /// A JSON patch, which carries its own guards as `test` operations.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn json_patch<K>(
+        &self,
+        api: &Api<K>,
+        action: &'static str,
+        name: &str,
+        operations: serde_json::Value,
+    ) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+    {
+        let parameters = PatchParams::default();
+        let patch = match serde_json::from_value(operations) {
+            Ok(patch) => Patch::<()>::Json(patch),
+            Err(source) => {
+                return Err(Error::Api {
+                    action,
+                    kind: K::kind(&()).into_owned(),
+                    name: name.to_owned(),
+                    source: Box::new(kube::Error::SerdeError(source)),
+                });
+            }
+        };
+        self.send::<K, _>(action, name, api.patch(name, &parameters, &patch)).await
+    }
+
+    /// Creates `object`; one of the same name that exists already is success, since names are deterministic.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create<K>(&self, api: &Api<K>, object: &K) -> Result<Option<K>, Error>
+    where
+        K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug,
+    {
+        let name = object.meta().name.clone().unwrap_or_default();
+        let parameters = PostParams::default();
+        match self.send::<K, _>("creating", &name, api.create(&parameters, object)).await {
+            Ok(created) => Ok(Some(created)),
+            Err(error) if error.status().is_some_and(kube::core::Status::is_already_exists) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes the object with this name and UID in the background; one that is gone already is success.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete<K>(&self, api: &Api<K>, name: &str, uid: Option<&str>) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+    {
+        let parameters = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            preconditions: uid.map(|uid| Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match self.send::<K, _>("deleting", name, api.delete(name, &parameters)).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_stale() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The namespaced API of a kind.
+    #[must_use]
+    pub fn namespaced<K>(&self, key: &Key) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &key.0)
+    }
+
+    /// The API of a cluster-scoped kind.
+    #[must_use]
+    pub fn cluster<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>,
+    {
+        Api::all(self.client.clone())
+    }
+
+    async fn send<K, T>(
+        &self,
+        action: &'static str,
+        name: &str,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, Error>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let kind = || K::kind(&()).into_owned();
+        if !self.is_leading() {
+            return Err(Error::NotLeading { action, kind: kind(), name: name.to_owned() });
+        }
+        match tokio::time::timeout(TIMEOUT, request).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(source)) => Err(Error::Api {
+                action,
+                kind: kind(),
+                name: name.to_owned(),
+                source: Box::new(source),
+            }),
+            Err(_) => Err(Error::Timeout { action, kind: kind(), name: name.to_owned() }),
+        }
+    }
+}
