@@ -245,21 +245,22 @@ mod tests {
         lease
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn another_holder_is_followed_until_its_record_has_been_quiet_for_its_duration() {
+    #[test]
+    fn another_holder_is_followed_until_its_record_has_been_quiet_for_its_duration() {
         let mut seen = LastSeen::default();
         let lease = held_by("other", "1");
-        seen.look(&lease, Instant::now());
-        assert_eq!(decide(Some(&lease), &seen, "me", Instant::now()), Step::Follow);
-        tokio::time::advance(DURATION).await;
-        assert_eq!(decide(Some(&lease), &seen, "me", Instant::now()), Step::Acquire);
+        let first = Instant::now();
+        seen.look(&lease, first);
+        assert_eq!(decide(Some(&lease), &seen, "me", first), Step::Follow);
+        let later = first + DURATION;
+        assert_eq!(decide(Some(&lease), &seen, "me", later), Step::Acquire);
         let renewed = held_by("other", "2");
-        seen.look(&renewed, Instant::now());
-        assert_eq!(decide(Some(&renewed), &seen, "me", Instant::now()), Step::Follow);
+        seen.look(&renewed, later);
+        assert_eq!(decide(Some(&renewed), &seen, "me", later), Step::Follow);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_released_or_missing_lease_is_taken_and_our_own_renewed() {
+    #[test]
+    fn a_released_or_missing_lease_is_taken_and_our_own_renewed() {
         let seen = LastSeen::default();
         let now = Instant::now();
         assert_eq!(decide(None, &seen, "me", now), Step::Create);

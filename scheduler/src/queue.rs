@@ -59,7 +59,7 @@ impl Queue {
     /// The next key; waits for one. The caller must call [`Queue::finish`] with it.
     pub async fn next(&self) -> Key {
         loop {
-            let wake = match self.poll() {
+            let wake = match self.poll(Instant::now()) {
                 Ok(key) => return key,
                 Err(wake) => wake,
             };
@@ -75,9 +75,8 @@ impl Queue {
     }
 
     /// A key that is ready, or when the first delayed one will be.
-    fn poll(&self) -> Result<Key, Option<Instant>> {
+    fn poll(&self, now: Instant) -> Result<Key, Option<Instant>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
         while let Some(entry) = state.later.first_entry() {
             if entry.key().0 > now {
                 break;
@@ -102,6 +101,10 @@ impl Queue {
 
     /// Says how work on `key` ended.
     pub fn finish(&self, key: Key, outcome: Outcome) {
+        self.finish_at(key, outcome, Instant::now());
+    }
+
+    fn finish_at(&self, key: Key, outcome: Outcome, now: Instant) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.running.remove(&key);
         let delay = match outcome {
@@ -125,7 +128,7 @@ impl Queue {
         match delay {
             Some(delay) if !again || outcome == Outcome::Failed => {
                 state.sequence += 1;
-                let at = (Instant::now() + delay, state.sequence);
+                let at = (now + delay, state.sequence);
                 state.later.insert(at, key);
             }
             _ if again && state.queued.insert(key.clone()) => state.ready.push_back(key),
@@ -140,45 +143,58 @@ impl Queue {
 mod tests {
     use super::{Outcome, Queue};
     use std::time::Duration;
-    use tokio::time::{Instant, timeout};
+    use tokio::time::Instant;
 
     fn key(name: &str) -> (String, String) {
         ("ns".to_owned(), name.to_owned())
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_key_is_never_worked_on_twice_at_once() {
-        let queue = Queue::default();
+    #[test]
+    fn a_key_is_never_worked_on_twice_at_once() {
+        let (queue, now) = (Queue::default(), Instant::now());
         queue.add(key("a"));
         queue.add(key("a"));
-        let first = queue.next().await;
+        let first = queue.poll(now).unwrap();
         queue.add(key("a"));
-        assert!(timeout(Duration::from_secs(1), queue.next()).await.is_err());
+        assert_eq!(queue.poll(now), Err(None));
         queue.finish(first, Outcome::Done);
-        assert_eq!(queue.next().await, key("a"));
+        assert_eq!(queue.poll(now), Ok(key("a")));
+        assert_eq!(queue.poll(now), Err(None));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn failures_back_off_and_double() {
-        let queue = Queue::default();
+    #[test]
+    fn failures_back_off_and_double_until_one_success() {
+        let (queue, mut now) = (Queue::default(), Instant::now());
         queue.add(key("a"));
-        let mut taken = queue.next().await;
-        for expected in [1, 2, 4] {
-            let before = Instant::now();
-            queue.finish(taken, Outcome::Failed);
-            taken = queue.next().await;
-            assert_eq!(before.elapsed().as_secs(), expected);
+        let mut taken = queue.poll(now).unwrap();
+        for seconds in [1, 2, 4, 8] {
+            queue.finish_at(taken, Outcome::Failed, now);
+            let due = now + Duration::from_secs(seconds);
+            assert_eq!(queue.poll(due - Duration::from_millis(1)), Err(Some(due)));
+            now = due;
+            taken = queue.poll(now).unwrap();
         }
+        queue.finish_at(taken, Outcome::Done, now);
+        queue.add(key("a"));
+        let taken = queue.poll(now).unwrap();
+        queue.finish_at(taken, Outcome::Failed, now);
+        assert_eq!(queue.poll(now), Err(Some(now + Duration::from_secs(1))));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_delayed_key_comes_when_due() {
-        let queue = Queue::default();
+    #[test]
+    fn a_change_during_work_does_not_wait_for_the_next_look() {
+        let (queue, now) = (Queue::default(), Instant::now());
         queue.add(key("a"));
-        let taken = queue.next().await;
-        let before = Instant::now();
-        queue.finish(taken, Outcome::Later(Duration::from_secs(30)));
-        queue.next().await;
-        assert!(before.elapsed() >= Duration::from_secs(30));
+        let taken = queue.poll(now).unwrap();
+        queue.add(key("a"));
+        queue.finish_at(taken, Outcome::Later(Duration::from_secs(3600)), now);
+        assert_eq!(queue.poll(now), Ok(key("a")));
+    }
+
+    #[tokio::test]
+    async fn a_waiting_worker_is_woken_by_a_new_key() {
+        let queue = Queue::default();
+        let (taken, ()) = tokio::join!(queue.next(), async { queue.add(key("a")) });
+        assert_eq!(taken, key("a"));
     }
 }

@@ -117,7 +117,7 @@ impl Cluster {
     pub fn kill_scheduler(&mut self) -> Result<(), Error> {
         if let Some(mut scheduler) = self.scheduler.take() {
             scheduler.signal(Signal::SIGKILL)?;
-            scheduler.wait(Duration::from_secs(10));
+            let _ended = scheduler.wait(Duration::from_secs(10));
         }
         Ok(())
     }

@@ -128,70 +128,79 @@ mod tests {
         resolve(&cluster.parse().unwrap(), configured, &environment)
     }
 
+    /// Cluster, what the variables are (`NAME=VALUE`, separated by spaces), and whether the proxy is used.
+    type Case = (&'static str, &'static str, bool);
+
+    fn assert_cases(cases: &[Case]) {
+        for (cluster, text, expected) in cases {
+            let variables: Vec<(&str, &str)> = text
+                .split(' ')
+                .filter_map(|pair| pair.split_once('='))
+                .collect();
+            let found = proxy(cluster, None, &variables);
+            assert_eq!(
+                found.as_deref(),
+                expected.then_some("http://p:1"),
+                "{cluster} {text}"
+            );
+        }
+    }
+
     #[test]
-    fn the_proxy_of_the_clusters_scheme_applies_unless_the_cluster_is_exempt() {
-        let p = Some("http://p:1".to_owned());
-        let table: [(&str, &[(&str, &str)], bool); 12] = [
-            ("https://a.b:6443", &[("HTTPS_PROXY", "http://p:1")], true),
-            ("https://a.b:6443", &[("https_proxy", "p:1")], true),
-            ("https://a.b:6443", &[("HTTP_PROXY", "http://p:1")], false),
-            ("http://a.b:80", &[("HTTP_PROXY", "http://p:1")], true),
+    fn the_variable_for_the_clusters_scheme_counts_in_both_spellings() {
+        assert_cases(&[
+            ("https://a.b:6443", "HTTPS_PROXY=http://p:1", true),
+            ("https://a.b:6443", "https_proxy=p:1", true),
+            ("https://a.b:6443", "HTTP_PROXY=http://p:1", false),
+            ("http://a.b:80", "HTTP_PROXY=http://p:1", true),
+        ]);
+    }
+
+    #[test]
+    fn loopback_and_listed_hosts_are_exempt() {
+        assert_cases(&[
+            ("https://127.0.0.1:6443", "HTTPS_PROXY=http://p:1", false),
+            ("https://localhost:6443", "HTTPS_PROXY=http://p:1", false),
             (
-                "https://127.0.0.1:6443",
-                &[("HTTPS_PROXY", "http://p:1")],
-                false,
-            ),
-            (
-                "https://localhost:6443",
-                &[("HTTPS_PROXY", "http://p:1")],
+                "https://a.b:6443",
+                "HTTPS_PROXY=http://p:1 NO_PROXY=*",
                 false,
             ),
             (
                 "https://a.b:6443",
-                &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "*")],
+                "HTTPS_PROXY=http://p:1 NO_PROXY=x,b",
                 false,
             ),
             (
                 "https://a.b:6443",
-                &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "x, b")],
+                "HTTPS_PROXY=http://p:1 NO_PROXY=.b",
                 false,
             ),
             (
                 "https://a.b:6443",
-                &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", ".b")],
-                false,
-            ),
-            (
-                "https://a.b:6443",
-                &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "a.b:1")],
+                "HTTPS_PROXY=http://p:1 NO_PROXY=a.b:1",
                 true,
             ),
             (
                 "https://10.1.2.3:6443",
-                &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "10.0.0.0/8")],
+                "HTTPS_PROXY=http://p:1 NO_PROXY=10.0.0.0/8",
                 false,
             ),
             (
                 "https://11.1.2.3:6443",
-                &[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "10.0.0.0/8")],
+                "HTTPS_PROXY=http://p:1 NO_PROXY=10.0.0.0/8",
                 true,
             ),
-        ];
-        for (cluster, variables, expected) in table {
-            assert_eq!(
-                proxy(cluster, None, variables),
-                p.clone().filter(|_| expected),
-                "{cluster} {variables:?}"
-            );
-        }
-        assert_eq!(
-            proxy(
-                "https://127.0.0.1",
-                Some("socks5://s:1"),
-                &[("NO_PROXY", "*")]
-            )
-            .as_deref(),
-            Some("socks5://s:1")
+        ]);
+    }
+
+    #[test]
+    fn the_kubeconfigs_own_proxy_always_applies() {
+        let found = proxy(
+            "https://127.0.0.1",
+            Some("socks5://s:1"),
+            &[("NO_PROXY", "*")],
         );
+        assert_eq!(found.as_deref(), Some("socks5://s:1"));
     }
 }

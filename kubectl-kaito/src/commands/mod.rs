@@ -23,6 +23,7 @@ use crate::error::{Exit, Failure};
 
 /// What the user asked for.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one value per process")]
 pub enum Command {
     /// Create or change Workspaces (and other objects) from files; checks them offline first
     Apply(apply::Args),

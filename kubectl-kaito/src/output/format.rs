@@ -17,7 +17,7 @@ use crate::output::printer::Printer;
 /// The flag `-o`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct OutputFlag {
-    /// Output format
+    /// Output format, for example json, yaml or jsonpath=TEMPLATE; an unknown one lists all
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<String>,
     /// Keep managedFields when printing objects as JSON or YAML

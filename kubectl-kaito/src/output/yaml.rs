@@ -138,12 +138,17 @@ fn is_plain(text: &str) -> bool {
         && !text.ends_with([':', ' '])
 }
 
-/// Text such as `4Gi` or `1.2.3-rc`, which no reader takes for a number, a date or a time.
+/// Text such as `4Gi` or `99b26515-4eb3`, which no reader takes for a number, a date or a time.
 fn is_plain_word_starting_with_a_digit(text: &str) -> bool {
-    let looks_like_hex_or_exponent = text
+    let like_a_number = text
         .chars()
-        .all(|c| c.is_ascii_hexdigit() || "xXoO._+-:eETZ ".contains(c));
-    !looks_like_hex_or_exponent
+        .all(|c| c.is_ascii_digit() || "._+-:eETZ ".contains(c));
+    let lower = text.to_ascii_lowercase();
+    let in_another_base = ["0x", "0o", "0b"]
+        .iter()
+        .any(|prefix| lower.starts_with(prefix));
+    !like_a_number
+        && !in_another_base
         && text
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c))
@@ -175,6 +180,7 @@ mod tests {
             ("1", "\"1\""),
             ("1e3", "\"1e3\""),
             ("4Gi", "4Gi"),
+            ("99b26515-4eb3", "99b26515-4eb3"),
             ("0x1f", "\"0x1f\""),
             ("2024-01-01", "\"2024-01-01\""),
             ("a: b", "\"a: b\""),

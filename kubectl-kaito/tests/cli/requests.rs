@@ -226,7 +226,11 @@ fn warnings_are_shown_once_escaped_and_can_be_errors() {
         run.stderr
     );
     assert_eq!(run.stderr.matches("Warning: ").count(), 1);
-    assert!(run.stderr.contains("old \\u{202e}version"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("old \\u{202e}version"),
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ const SOURCE: &str = "flags";
 #[command(next_help_heading = "Flags that describe a Workspace, instead of -f")]
 pub struct GeneratorFlags {
     /// Name of the Workspace
-    #[arg(value_name = "NAME", requires = "model", conflicts_with = "filename")]
+    #[arg(value_name = "NAME", requires = "model", conflicts_with = "filename", help_heading = None::<&str>)]
     pub name: Option<String>,
     /// Model: catalogue id, alias or org/name
     #[arg(

@@ -46,9 +46,6 @@ pub struct Args {
     /// Where the objects come from.
     #[command(flatten)]
     pub source: SourceFlags,
-    /// A Workspace in flags.
-    #[command(flatten)]
-    pub generator: GeneratorFlags,
     /// Output: json, yaml, name, jsonpath=TEMPLATE
     #[command(flatten)]
     pub output: OutputFlag,
@@ -78,6 +75,9 @@ pub struct Args {
     /// Longest time to wait, for example 20m; 0 means until ready or failed
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = duration::parse, allow_hyphen_values = true)]
     pub timeout: GoDuration,
+    /// A Workspace in flags.
+    #[command(flatten)]
+    pub generator: GeneratorFlags,
 }
 
 /// Applies the objects of all inputs.
