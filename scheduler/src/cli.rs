@@ -22,7 +22,11 @@ use crate::workspace::build::Images;
 const EXIT_LEASE_LOST: u8 = 3;
 
 #[derive(Debug, Parser)]
-#[command(name = "kaito-scheduler", version, about = "Kubernetes-native GPU scheduler for Workspaces")]
+#[command(
+    name = "kaito-scheduler",
+    version,
+    about = "Kubernetes-native GPU scheduler for Workspaces"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -123,7 +127,9 @@ fn telemetry() {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_from_env("KAITO_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         builder.init();
     } else {
@@ -157,9 +163,12 @@ fn print_manifests() -> anyhow::Result<()> {
     let crds = kaito_api::crd::crd_yaml().context("rendering the resource definitions")?;
     let policy = kaito_api::crd::admission_policy_yaml().context("rendering the policy")?;
     let mut out = std::io::stdout();
-    out.write_all(crds.as_bytes()).context("writing to standard output")?;
-    out.write_all(b"---\n").context("writing to standard output")?;
-    out.write_all(policy.as_bytes()).context("writing to standard output")
+    out.write_all(crds.as_bytes())
+        .context("writing to standard output")?;
+    out.write_all(b"---\n")
+        .context("writing to standard output")?;
+    out.write_all(policy.as_bytes())
+        .context("writing to standard output")
 }
 
 /// The first SIGTERM or SIGINT asks for an orderly end.
@@ -186,7 +195,9 @@ async fn client(connection: &Connection) -> anyhow::Result<Client> {
                 .await
                 .with_context(|| format!("using kubeconfig {}", path.display()))?
         }
-        None => ClientConfig::infer().await.context("finding cluster credentials")?,
+        None => ClientConfig::infer()
+            .await
+            .context("finding cluster credentials")?,
     };
     let agent = concat!("kaito-scheduler/v", env!("CARGO_PKG_VERSION"));
     config.headers.push((
@@ -209,7 +220,10 @@ async fn run_scheduler(args: RunArgs, shutdown: CancellationToken) -> anyhow::Re
                 NodeProvisioner::Karpenter => NodeMode::Auto,
                 NodeProvisioner::Byo => NodeMode::OwnNodes,
             },
-            images: Images { engine: args.engine_image, tools: args.tools_image },
+            images: Images {
+                engine: args.engine_image,
+                tools: args.tools_image,
+            },
             idle_grace_seconds: i64::from(args.idle_node_grace),
         },
         election,

@@ -40,7 +40,9 @@ pub async fn serve(
     shared: Arc<Shared>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let listener = TcpListener::bind(address).await.map_err(|e| Error::Listen(address, e))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|e| Error::Listen(address, e))?;
     if let Ok(bound) = listener.local_addr() {
         tracing::info!(address = %bound, "serving health and metrics");
     }
@@ -51,7 +53,10 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .with_state(Arc::new(Served { shared, registry }));
     let served = axum::serve(listener, router);
-    served.with_graceful_shutdown(shutdown.cancelled_owned()).await.map_err(Error::Serve)
+    served
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await
+        .map_err(Error::Serve)
 }
 
 /// Ready is "the stores are filled", not "leads": a standby is ready to take over.
@@ -71,7 +76,10 @@ async fn ready(State(served): State<Arc<Served>>) -> impl IntoResponse {
     if filled.iter().all(|filled| *filled) {
         (StatusCode::OK, "ok")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the watches have not delivered their first lists")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the watches have not delivered their first lists",
+        )
     }
 }
 
@@ -82,6 +90,10 @@ async fn metrics(State(served): State<Arc<Served>>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match encode(&mut text, &served.registry) {
         Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, kind)], text),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, kind)], text),
+        Err(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, kind)],
+            text,
+        ),
     }
 }

@@ -91,8 +91,14 @@ fn decide(lease: Option<&Lease>, seen: &LastSeen, me: &str, now: Instant) -> Ste
         .lease_duration_seconds
         .and_then(|seconds| u64::try_from(seconds).ok())
         .map_or(DURATION, Duration::from_secs);
-    let quiet = seen.since.is_some_and(|since| now.duration_since(since) >= duration);
-    if holder.is_empty() || quiet { Step::Acquire } else { Step::Follow }
+    let quiet = seen
+        .since
+        .is_some_and(|since| now.duration_since(since) >= duration);
+    if holder.is_empty() || quiet {
+        Step::Acquire
+    } else {
+        Step::Follow
+    }
 }
 
 /// Where the lease is and who we are.
@@ -110,7 +116,9 @@ pub struct Election {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Renewals failed for too long, or another took over.
-    #[error("leadership of lease {0:?} was lost; this process ends so that it cannot act on old knowledge")]
+    #[error(
+        "leadership of lease {0:?} was lost; this process ends so that it cannot act on old knowledge"
+    )]
     Lost(String),
 }
 
@@ -131,7 +139,9 @@ pub async fn run(
         let asked = Instant::now();
         let held = step(&api, &election, &mut seen).await;
         if held {
-            claim.send_replace(Claim::Leading { until: asked + ACT_FOR });
+            claim.send_replace(Claim::Leading {
+                until: asked + ACT_FOR,
+            });
             led = true;
         } else if led && !claim.borrow().is_current() {
             claim.send_replace(Claim::Following);
@@ -153,7 +163,9 @@ pub async fn run(
 
 /// One look at the record and one write if there is one to make; whether we hold the lease now.
 async fn step(api: &Api<Lease>, election: &Election, seen: &mut LastSeen) -> bool {
-    let Ok(found) = timed(api.get_opt(&election.name)).await else { return false };
+    let Ok(found) = timed(api.get_opt(&election.name)).await else {
+        return false;
+    };
     let now = Instant::now();
     if let Some(lease) = found.as_ref() {
         seen.look(lease, now);
@@ -186,7 +198,11 @@ fn record(election: &Election, found: Option<Lease>, acquired: bool) -> Lease {
     lease.spec = Some(LeaseSpec {
         holder_identity: Some(election.identity.clone()),
         lease_duration_seconds: Some(DURATION_SECONDS),
-        acquire_time: if acquired { Some(now.clone()) } else { old.acquire_time },
+        acquire_time: if acquired {
+            Some(now.clone())
+        } else {
+            old.acquire_time
+        },
         renew_time: Some(now),
         lease_transitions: Some(transitions),
         ..LeaseSpec::default()
@@ -196,12 +212,17 @@ fn record(election: &Election, found: Option<Lease>, acquired: bool) -> Lease {
 
 /// Empties the holder so that a standby takes over at once. Best effort: the lease runs out anyway.
 async fn release(api: &Api<Lease>, election: &Election) {
-    let Ok(Some(mut lease)) = timed(api.get_opt(&election.name)).await else { return };
-    let Some(spec) = lease.spec.as_mut() else { return };
+    let Ok(Some(mut lease)) = timed(api.get_opt(&election.name)).await else {
+        return;
+    };
+    let Some(spec) = lease.spec.as_mut() else {
+        return;
+    };
     if spec.holder_identity.as_deref() == Some(election.identity.as_str()) {
         spec.holder_identity = None;
         lease.metadata.managed_fields = None;
-        if let Err(error) = timed(api.replace(&election.name, &PostParams::default(), &lease)).await {
+        if let Err(error) = timed(api.replace(&election.name, &PostParams::default(), &lease)).await
+        {
             tracing::info!(%error, "the lease was not given back; it runs out by itself");
         }
     }
@@ -264,7 +285,13 @@ mod tests {
         let seen = LastSeen::default();
         let now = Instant::now();
         assert_eq!(decide(None, &seen, "me", now), Step::Create);
-        assert_eq!(decide(Some(&held_by("", "1")), &seen, "me", now), Step::Acquire);
-        assert_eq!(decide(Some(&held_by("me", "1")), &seen, "me", now), Step::Renew);
+        assert_eq!(
+            decide(Some(&held_by("", "1")), &seen, "me", now),
+            Step::Acquire
+        );
+        assert_eq!(
+            decide(Some(&held_by("me", "1")), &seen, "me", now),
+            Step::Renew
+        );
     }
 }

@@ -83,14 +83,27 @@ impl Metrics {
             plan_violations,
         } = self;
         all.register("reconciles", "Looks at Workspaces", reconciles.clone());
-        all.register_with_unit("plan", "Time of a plan", Unit::Seconds, plan_seconds.clone());
-        all.register("demands_waiting", "Workspaces waiting for nodes", demands_waiting.clone());
+        all.register_with_unit(
+            "plan",
+            "Time of a plan",
+            Unit::Seconds,
+            plan_seconds.clone(),
+        );
+        all.register(
+            "demands_waiting",
+            "Workspaces waiting for nodes",
+            demands_waiting.clone(),
+        );
         all.register("assignments", "Pods sent to nodes", assignments.clone());
         all.register("purchases", "Nodes ordered", purchases.clone());
         all.register("releases", "Nodes given back", releases.clone());
         all.register("gpus_free", "GPUs that nobody uses", gpus_free.clone());
         all.register("leader", "Whether this process leads", leader.clone());
-        all.register("plan_violations", "Broken plan invariants", plan_violations.clone());
+        all.register(
+            "plan_violations",
+            "Broken plan invariants",
+            plan_violations.clone(),
+        );
         all
     }
 }

@@ -61,15 +61,27 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error`] when it cannot go on.
-pub async fn run(client: Client, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    client: Client,
+    options: Options,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let claim = Arc::new(watch::Sender::new(match options.election {
         Some(_) => Claim::Following,
         None => Claim::Alone,
     }));
     let writer = Writer::new(client.clone(), claim.subscribe());
-    let reporter = Reporter { controller: names::MANAGER.to_owned(), instance: None };
+    let reporter = Reporter {
+        controller: names::MANAGER.to_owned(),
+        instance: None,
+    };
     let recorder = Recorder::new(client.clone(), reporter);
-    let shared = Arc::new(Shared::new(client.clone(), writer, options.config, recorder));
+    let shared = Arc::new(Shared::new(
+        client.clone(),
+        writer,
+        options.config,
+        recorder,
+    ));
     let mut background = JoinSet::new();
     watches(&mut background, &client, &shared);
     serve(&mut background, options.health_address, &shared, &shutdown);
@@ -81,7 +93,9 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
     if let Some(settings) = options.election {
         let (client, stop) = (client.clone(), lease_stop.clone());
         background.spawn(async move {
-            lease::run(client, settings, claim, stop).await.map_err(Error::Lease)
+            lease::run(client, settings, claim, stop)
+                .await
+                .map_err(Error::Lease)
         });
     }
     let ended = tokio::select! {
@@ -148,7 +162,12 @@ async fn look(shared: &Shared, key: &Key) -> Outcome {
         Ok(outcome) => (outcome, Ended::Ok),
         Err(error) if error.is_stale() => {
             let text = crate::error_chain(&error);
-            tracing::debug!(namespace = key.0, name = key.1, error = text, "changed meanwhile");
+            tracing::debug!(
+                namespace = key.0,
+                name = key.1,
+                error = text,
+                "changed meanwhile"
+            );
             (Outcome::Failed, Ended::Stale)
         }
         Err(error) => {
@@ -157,7 +176,11 @@ async fn look(shared: &Shared, key: &Key) -> Outcome {
             (Outcome::Failed, Ended::Error)
         }
     };
-    shared.metrics.reconciles.get_or_create(&ByResult { result }).inc();
+    shared
+        .metrics
+        .reconciles
+        .get_or_create(&ByResult { result })
+        .inc();
     outcome
 }
 
@@ -198,7 +221,11 @@ fn serve(
     shutdown: &CancellationToken,
 ) {
     let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
-    tasks.spawn(async move { http::serve(address, shared, shutdown).await.map_err(Error::Http) });
+    tasks.spawn(async move {
+        http::serve(address, shared, shutdown)
+            .await
+            .map_err(Error::Http)
+    });
 }
 
 fn watches(tasks: &mut JoinSet<Result<(), Error>>, client: &Client, shared: &Arc<Shared>) {
@@ -206,12 +233,26 @@ fn watches(tasks: &mut JoinSet<Result<(), Error>>, client: &Client, shared: &Arc
     let all = watcher::Config::default;
     let ours = || watcher::Config::default().labels(names::LABEL_WORKSPACE);
     let c = client;
-    follow(tasks, c, shared, stores.workspaces, all(), signals::workspace);
+    follow(
+        tasks,
+        c,
+        shared,
+        stores.workspaces,
+        all(),
+        signals::workspace,
+    );
     follow(tasks, c, shared, stores.nodes, all(), signals::node);
     follow(tasks, c, shared, stores.pods, all(), signals::pod);
     follow(tasks, c, shared, stores.claims, all(), signals::claim);
     follow(tasks, c, shared, stores.deployments, ours(), signals::child);
-    follow(tasks, c, shared, stores.stateful_sets, ours(), signals::child);
+    follow(
+        tasks,
+        c,
+        shared,
+        stores.stateful_sets,
+        ours(),
+        signals::child,
+    );
     follow(tasks, c, shared, stores.jobs, ours(), signals::child);
     follow(tasks, c, shared, stores.services, ours(), signals::child);
     follow_metadata(tasks, c, shared, stores.configs);
@@ -242,7 +283,9 @@ fn follow<K>(
         let events = watcher(api, config).default_backoff().modify(|object| {
             object.managed_fields_mut().clear();
         });
-        let ended = store.follow(events, |change| signal(&shared, &change)).await;
+        let ended = store
+            .follow(events, |change| signal(&shared, &change))
+            .await;
         if let Err(error) = ended {
             tracing::error!(%error, "watch ended");
         }
@@ -266,7 +309,9 @@ fn follow_metadata(
         let ended = store
             .follow(events, |change| {
                 let (old, new) = &change;
-                let Some(object) = new.as_ref().or(old.as_ref()) else { return };
+                let Some(object) = new.as_ref().or(old.as_ref()) else {
+                    return;
+                };
                 let changed = key(object.as_ref());
                 for workspace in shared.stores.workspaces.all() {
                     if observe::config_key(&workspace).as_ref() == Some(&changed) {

@@ -154,7 +154,10 @@ impl Shared {
     /// Forgets a Workspace that is gone.
     pub fn forget(&self, key: &Key) {
         self.unsize(key);
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
     }
 
     /// Records the size of a Workspace and wakes the placement loop if it is new.
@@ -167,7 +170,14 @@ impl Shared {
         });
         if !same {
             let workspace = Arc::new(workspace.clone());
-            sizes.insert(key.clone(), Size { workspace, sizing, inputs });
+            sizes.insert(
+                key.clone(),
+                Size {
+                    workspace,
+                    sizing,
+                    inputs,
+                },
+            );
             drop(sizes);
             self.placement.notify_one();
         }
@@ -175,8 +185,15 @@ impl Shared {
 
     /// Takes a Workspace out of placement.
     pub fn unsize(&self, key: &Key) {
-        let known = self.sizes.write().unwrap_or_else(PoisonError::into_inner).remove(key);
-        self.verdicts.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+        let known = self
+            .sizes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
+        self.verdicts
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
         if known.is_some() {
             self.placement.notify_one();
         }
@@ -186,10 +203,18 @@ impl Shared {
     #[must_use]
     pub fn kept_size(&self, workspace: &Workspace, inputs: &str) -> Option<Arc<Sizing>> {
         let own = key(workspace);
-        let known = self.sizes.read().unwrap_or_else(PoisonError::into_inner).get(&own).cloned()?;
+        let known = self
+            .sizes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&own)
+            .cloned()?;
         let same = known.inputs == inputs && known.workspace.uid() == workspace.uid();
-        let placed =
-            || self.pods_of(&own).iter().any(|pod| matches!(pod::stand(pod), pod::Stand::On(_)));
+        let placed = || {
+            self.pods_of(&own)
+                .iter()
+                .any(|pod| matches!(pod::stand(pod), pod::Stand::On(_)))
+        };
         (same && placed()).then_some(known.sizing)
     }
 
@@ -201,7 +226,10 @@ impl Shared {
             .iter()
             .map(|(key, size)| {
                 let current = self.stores.workspaces.get(key);
-                (current.unwrap_or_else(|| Arc::clone(&size.workspace)), Arc::clone(&size.sizing))
+                (
+                    current.unwrap_or_else(|| Arc::clone(&size.workspace)),
+                    Arc::clone(&size.sizing),
+                )
             })
             .collect()
     }
@@ -209,12 +237,19 @@ impl Shared {
     /// The last verdict on a Workspace.
     #[must_use]
     pub fn verdict(&self, key: &Key) -> Option<Verdict> {
-        self.verdicts.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.verdicts
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
     }
 
     /// Records a verdict; a new one brings the Workspace back into the queue.
     pub fn judge(&self, key: Key, verdict: Verdict) {
-        let mut verdicts = self.verdicts.write().unwrap_or_else(PoisonError::into_inner);
+        let mut verdicts = self
+            .verdicts
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         if verdicts.get(&key) != Some(&verdict) {
             verdicts.insert(key.clone(), verdict);
             drop(verdicts);
@@ -239,20 +274,26 @@ impl Shared {
         let mut shared_claims: Vec<String> = Vec::new();
         let nodes = self.stores.nodes.all();
         for found in self.stores.pods.all() {
-            let Some(other) = pod::workspace_of(&found) else { continue };
+            let Some(other) = pod::workspace_of(&found) else {
+                continue;
+            };
             let foreign = (found.metadata.namespace.as_deref(), other)
                 != (Some(own.0.as_str()), own.1.as_str());
             if let (true, pod::Stand::On(name)) = (foreign, pod::stand(&found)) {
                 let node = nodes.iter().find(|node| node.name_any() == name);
                 shared_claims.extend(
-                    node.and_then(|node| index.of(node)).and_then(|claim| claim.metadata.name.clone()),
+                    node.and_then(|node| index.of(node))
+                        .and_then(|claim| claim.metadata.name.clone()),
                 );
             }
         }
         let mut names: Vec<String> = claims
             .iter()
             .filter(|claim| {
-                claim.annotations().get(names::ANNOTATION_BUYER_UID).is_some_and(|buyer| buyer == uid)
+                claim
+                    .annotations()
+                    .get(names::ANNOTATION_BUYER_UID)
+                    .is_some_and(|buyer| buyer == uid)
             })
             .map(|claim| claim.name_any())
             .filter(|name| !shared_claims.contains(name))
@@ -265,17 +306,21 @@ impl Shared {
     #[must_use]
     pub fn was_applied<K: Resource<DynamicType = ()>>(&self, key: &Key, wanted: &K) -> bool {
         let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        applied.get(&(K::kind(&()).into_owned(), key.clone())).is_some_and(|(hash, at)| {
-            at.elapsed() < TRUST_WRITES
-                && content_hash(wanted) == Some(hash.as_str())
-        })
+        applied
+            .get(&(K::kind(&()).into_owned(), key.clone()))
+            .is_some_and(|(hash, at)| {
+                at.elapsed() < TRUST_WRITES && content_hash(wanted) == Some(hash.as_str())
+            })
     }
 
     /// Remembers what was applied.
     pub fn applied<K: Resource<DynamicType = ()>>(&self, key: &Key, wanted: &K) {
         let hash = content_hash(wanted).unwrap_or_default().to_owned();
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        applied.insert((K::kind(&()).into_owned(), key.clone()), (hash, Instant::now()));
+        applied.insert(
+            (K::kind(&()).into_owned(), key.clone()),
+            (hash, Instant::now()),
+        );
     }
 
     /// Forgets what was applied to an object that the store now shows, or shows no more.
@@ -297,9 +342,14 @@ impl Shared {
         let uid = workspace.uid();
         let last = {
             let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            written.get(&own).filter(|last| last.uid == uid).map(|last| last.status.clone())
+            written
+                .get(&own)
+                .filter(|last| last.uid == uid)
+                .map(|last| last.status.clone())
         };
-        let current = last.or_else(|| workspace.status.clone()).unwrap_or_default();
+        let current = last
+            .or_else(|| workspace.status.clone())
+            .unwrap_or_default();
         if current == wanted {
             return Ok(());
         }
@@ -310,9 +360,17 @@ impl Shared {
             "status": wanted,
         });
         let api = self.writer.namespaced::<Workspace>(&own);
-        self.writer.apply_status(&api, names::STATUS_MANAGER, &own.1, &object).await?;
+        self.writer
+            .apply_status(&api, names::STATUS_MANAGER, &own.1, &object)
+            .await?;
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        written.insert(own, WrittenStatus { uid, status: wanted });
+        written.insert(
+            own,
+            WrittenStatus {
+                uid,
+                status: wanted,
+            },
+        );
         Ok(())
     }
 
@@ -320,7 +378,9 @@ impl Shared {
     #[must_use]
     pub fn current_status(&self, workspace: &Workspace) -> WorkspaceStatus {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = written.get(&key(workspace)).filter(|last| last.uid == workspace.uid());
+        let last = written
+            .get(&key(workspace))
+            .filter(|last| last.uid == workspace.uid());
         last.map(|last| last.status.clone())
             .or_else(|| workspace.status.clone())
             .unwrap_or_default()
@@ -336,8 +396,13 @@ impl Shared {
         version: Option<&str>,
     ) -> Result<Option<Arc<ConfigMap>>, kube::Error> {
         let cached = {
-            let maps = self.config_maps.lock().unwrap_or_else(PoisonError::into_inner);
-            maps.get(key).filter(|map| map.resource_version().as_deref() == version).cloned()
+            let maps = self
+                .config_maps
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            maps.get(key)
+                .filter(|map| map.resource_version().as_deref() == version)
+                .cloned()
         };
         if cached.is_some() {
             return Ok(cached);
@@ -348,7 +413,10 @@ impl Shared {
             Ok(found) => found?.map(Arc::new),
             Err(elapsed) => return Err(kube::Error::Service(Box::new(elapsed))),
         };
-        let mut maps = self.config_maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut maps = self
+            .config_maps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         match found.as_ref() {
             Some(map) => maps.insert(key.clone(), Arc::clone(map)),
             None => maps.remove(key),

@@ -48,7 +48,13 @@ pub fn child<K: Resource<DynamicType = ()>>(shared: &Shared, change: &Change<K>)
 pub fn pod(shared: &Shared, change: &Change<Pod>) {
     let Some(object) = either(change) else { return };
     let place = |pod: Option<&Pod>| {
-        pod.map(|pod| (stand(pod), pod.metadata.deletion_timestamp.is_some(), pod.uid()))
+        pod.map(|pod| {
+            (
+                stand(pod),
+                pod.metadata.deletion_timestamp.is_some(),
+                pod.uid(),
+            )
+        })
     };
     if place(change.0.as_deref()) != place(change.1.as_deref()) {
         let held = |pod: Option<&Pod>| pod.is_some_and(|pod| matches!(stand(pod), Stand::On(_)));
@@ -91,7 +97,9 @@ pub fn node(shared: &Shared, change: &Change<Node>) {
                 node.metadata.labels.clone(),
                 node.metadata.deletion_timestamp.clone(),
                 node.spec.clone(),
-                node.status.as_ref().and_then(|status| status.allocatable.clone()),
+                node.status
+                    .as_ref()
+                    .and_then(|status| status.allocatable.clone()),
                 kaito_snapshot::node::is_ready(node),
             )
         })
@@ -102,9 +110,15 @@ pub fn node(shared: &Shared, change: &Change<Node>) {
     shared.placement.notify_one();
     let Some(object) = either(change) else { return };
     let name = object.name_any();
-    for found in shared.stores.pods.filter(|pod| stand(pod) == Stand::On(name.clone())) {
+    for found in shared
+        .stores
+        .pods
+        .filter(|pod| stand(pod) == Stand::On(name.clone()))
+    {
         if let Some(workspace) = workspace_of(&found) {
-            shared.queue.add((found.namespace().unwrap_or_default(), workspace.to_owned()));
+            shared
+                .queue
+                .add((found.namespace().unwrap_or_default(), workspace.to_owned()));
         }
     }
 }

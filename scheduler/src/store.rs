@@ -17,7 +17,10 @@ pub type Key = (String, String);
 /// Namespace and name of an object.
 pub fn key<K: Resource>(object: &K) -> Key {
     let meta = object.meta();
-    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+    (
+        meta.namespace.clone().unwrap_or_default(),
+        meta.name.clone().unwrap_or_default(),
+    )
 }
 
 /// A change of one object: `(None, Some)` it came, `(Some, Some)` it changed, `(Some, None)` it went.
@@ -32,13 +35,19 @@ pub struct Store<K> {
 
 impl<K> Clone for Store<K> {
     fn clone(&self) -> Self {
-        Self { objects: Arc::clone(&self.objects), filled: self.filled.clone() }
+        Self {
+            objects: Arc::clone(&self.objects),
+            filled: self.filled.clone(),
+        }
     }
 }
 
 impl<K> Default for Store<K> {
     fn default() -> Self {
-        Self { objects: Arc::default(), filled: watch::Sender::new(false) }
+        Self {
+            objects: Arc::default(),
+            filled: watch::Sender::new(false),
+        }
     }
 }
 
@@ -46,20 +55,33 @@ impl<K: Resource> Store<K> {
     /// The object with this key.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.objects
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
     }
 
     /// All objects, in no order.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.objects
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// The objects for which `keep` holds. The read lock is held meanwhile: `keep` must be short.
     #[must_use]
     pub fn filter(&self, keep: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
         let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-        objects.values().filter(|object| keep(object)).cloned().collect()
+        objects
+            .values()
+            .filter(|object| keep(object))
+            .cloned()
+            .collect()
     }
 
     /// Waits until the first complete list has arrived.

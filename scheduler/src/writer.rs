@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use kube::{Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -71,7 +73,8 @@ impl Error {
     /// The object is gone, or a guard in the write did not hold: what it was decided on is old.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.status().is_some_and(|s| s.is_not_found() || s.is_conflict() || s.is_invalid())
+        self.status()
+            .is_some_and(|s| s.is_not_found() || s.is_conflict() || s.is_invalid())
     }
 }
 
@@ -112,7 +115,8 @@ impl Writer {
         let name = object.meta().name.clone().unwrap_or_default();
         let parameters = PatchParams::apply(manager).force();
         let patch = Patch::Apply(object);
-        self.send::<K, _>("applying", &name, api.patch(&name, &parameters, &patch)).await
+        self.send::<K, _>("applying", &name, api.patch(&name, &parameters, &patch))
+            .await
     }
 
     /// Server-side apply of the status in `object`.
@@ -132,7 +136,8 @@ impl Writer {
         let parameters = PatchParams::apply(manager).force();
         let patch = Patch::Apply(object);
         let request = api.patch_status(name, &parameters, &patch);
-        self.send::<K, _>("writing the status of", name, request).await
+        self.send::<K, _>("writing the status of", name, request)
+            .await
     }
 
     /// A JSON patch, which carries its own guards as `test` operations.
@@ -161,7 +166,8 @@ impl Writer {
                 });
             }
         };
-        self.send::<K, _>(action, name, api.patch(name, &parameters, &patch)).await
+        self.send::<K, _>(action, name, api.patch(name, &parameters, &patch))
+            .await
     }
 
     /// Creates `object`; one of the same name that exists already is success, since names are deterministic.
@@ -174,9 +180,16 @@ impl Writer {
     {
         let name = object.meta().name.clone().unwrap_or_default();
         let parameters = PostParams::default();
-        match self.send::<K, _>("creating", &name, api.create(&parameters, object)).await {
+        match self
+            .send::<K, _>("creating", &name, api.create(&parameters, object))
+            .await
+        {
             Ok(created) => Ok(Some(created)),
-            Err(error) if error.status().is_some_and(kube::core::Status::is_already_exists) => {
+            Err(error)
+                if error
+                    .status()
+                    .is_some_and(kube::core::Status::is_already_exists) =>
+            {
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -199,7 +212,10 @@ impl Writer {
             }),
             ..DeleteParams::default()
         };
-        match self.send::<K, _>("deleting", name, api.delete(name, &parameters)).await {
+        match self
+            .send::<K, _>("deleting", name, api.delete(name, &parameters))
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) if error.is_stale() => Ok(()),
             Err(error) => Err(error),
@@ -235,7 +251,11 @@ impl Writer {
     {
         let kind = || K::kind(&()).into_owned();
         if !self.is_leading() {
-            return Err(Error::NotLeading { action, kind: kind(), name: name.to_owned() });
+            return Err(Error::NotLeading {
+                action,
+                kind: kind(),
+                name: name.to_owned(),
+            });
         }
         match tokio::time::timeout(TIMEOUT, request).await {
             Ok(Ok(answer)) => Ok(answer),
@@ -245,7 +265,11 @@ impl Writer {
                 name: name.to_owned(),
                 source: Box::new(source),
             }),
-            Err(_) => Err(Error::Timeout { action, kind: kind(), name: name.to_owned() }),
+            Err(_) => Err(Error::Timeout {
+                action,
+                kind: kind(),
+                name: name.to_owned(),
+            }),
         }
     }
 }

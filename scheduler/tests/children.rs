@@ -22,8 +22,10 @@ fn children(workspace: &Workspace) -> Children {
 
 fn rendered(children: &Children) -> String {
     let Children { services, workload } = children;
-    let mut parts: Vec<serde_json::Value> =
-        services.iter().map(|service| serde_json::to_value(service).unwrap()).collect();
+    let mut parts: Vec<serde_json::Value> = services
+        .iter()
+        .map(|service| serde_json::to_value(service).unwrap())
+        .collect();
     parts.push(match workload {
         Workload::Deployment(object) => serde_json::to_value(object).unwrap(),
         Workload::StatefulSet(object) => serde_json::to_value(object).unwrap(),
@@ -34,8 +36,7 @@ fn rendered(children: &Children) -> String {
 
 fn matches_golden(name: &str, yaml: &str) {
     let text = rendered(&children(&workspace(yaml)));
-    let path =
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.json"));
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.json"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &text).unwrap();
     }
@@ -96,7 +97,10 @@ inference:
 
 #[test]
 fn tuning_becomes_a_job_whose_steps_are_ordered_init_containers() {
-    matches_golden("tuning", include_str!("../../examples/tuning-url-qlora.yaml"));
+    matches_golden(
+        "tuning",
+        include_str!("../../examples/tuning-url-qlora.yaml"),
+    );
 }
 
 #[test]
@@ -115,7 +119,10 @@ fn every_pod_is_admitted_by_the_restricted_standard() {
             .flat_map(|kind| spec[*kind].as_array().unwrap_or(&empty));
         for container in all {
             let security = &container["securityContext"];
-            assert_eq!(security["allowPrivilegeEscalation"], false, "{name}: {container}");
+            assert_eq!(
+                security["allowPrivilegeEscalation"], false,
+                "{name}: {container}"
+            );
             assert_eq!(security["capabilities"]["drop"][0], "ALL", "{name}");
         }
     }
@@ -129,5 +136,8 @@ metadata: {name: phi}
 resource: {instanceType: Standard_NC24ads_A100_v4, labelSelector: {matchLabels: {apps: phi}}}
 inference: {preset: {name: phi-4-mini-instruct}}
 ";
-    assert_eq!(rendered(&children(&workspace(yaml))), rendered(&children(&workspace(yaml))));
+    assert_eq!(
+        rendered(&children(&workspace(yaml))),
+        rendered(&children(&workspace(yaml)))
+    );
 }

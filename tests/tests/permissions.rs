@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use kaito_api::{NodeClaim, Workspace, conditions};
@@ -88,6 +89,27 @@ fn is(workspace: &Workspace, kind: &str) -> bool {
         .and_then(|status| status.conditions.as_deref())
         .unwrap_or_default();
     conditions::is_true(list, kind)
+}
+
+/// The lease is renewed five seconds after it was taken, which may be later than everything else.
+async fn lease_is_renewed(cluster: &Cluster) {
+    let client = cluster.plane().client().await.unwrap();
+    let leases: Api<Lease> = Api::namespaced(client, SYSTEM_NAMESPACE);
+    wait_for(
+        &leases,
+        "kaito-scheduler",
+        "the lease is renewed",
+        LIMIT,
+        |found| {
+            let spec = found.and_then(|lease| lease.spec.as_ref());
+            spec.is_some_and(|spec| {
+                let taken = spec.acquire_time.as_ref().map(|time| time.0);
+                spec.renew_time.as_ref().map(|time| time.0) > taken
+            })
+        },
+    )
+    .await
+    .unwrap();
 }
 
 /// Drives every path: sharing with another label, several nodes, a configuration, tuning, deletion, release.
@@ -189,6 +211,7 @@ async fn the_scheduler_is_refused_nothing_and_granted_nothing_that_it_does_not_u
         .unwrap();
     let namespace = Namespace::create(cluster.plane(), "rights").await.unwrap();
     drive(&namespace).await;
+    lease_is_renewed(&cluster).await;
     let (asked, refused) = asked(&cluster);
     assert!(refused.is_empty(), "refused: {refused:#?}");
     let granted = granted(&cluster).await;

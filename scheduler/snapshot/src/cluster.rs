@@ -62,7 +62,9 @@ pub struct Memory {
 #[must_use]
 pub fn is_ours(claim: &NodeClaim) -> bool {
     claim.metadata.labels.as_ref().is_some_and(|labels| {
-        labels.get(names::LABEL_NODEPOOL).is_some_and(|pool| pool == names::NODEPOOL)
+        labels
+            .get(names::LABEL_NODEPOOL)
+            .is_some_and(|pool| pool == names::NODEPOOL)
             || labels.contains_key(names::LABEL_WORKSPACE)
     })
 }
@@ -89,13 +91,18 @@ pub fn own_gpus(workspace: &Workspace, nodes: &[Arc<Node>]) -> Vec<Gpus> {
         .filter(|node| {
             node.metadata.labels.as_ref().is_some_and(|labels| {
                 !labels.contains_key(names::LABEL_NODEPOOL)
-                    && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+                    && wanted
+                        .iter()
+                        .all(|(key, value)| labels.get(key) == Some(value))
             })
         })
         .collect();
     matching.sort_by(|left, right| left.metadata.name.cmp(&right.metadata.name));
     let mut shapes: Vec<Gpus> = Vec::new();
-    for shape in matching.into_iter().filter_map(|candidate| node::gpus(candidate)) {
+    for shape in matching
+        .into_iter()
+        .filter_map(|candidate| node::gpus(candidate))
+    {
         if !shapes.contains(&shape) {
             shapes.push(shape);
         }
@@ -187,12 +194,24 @@ impl<'a> ClaimIndex<'a> {
             .flatten()
             .find(|owner| owner.kind == "NodeClaim")
             .map(|owner| owner.name.as_str());
-        let labelled = node.metadata.labels.as_ref().and_then(|l| l.get(names::LABEL_NODECLAIM));
-        let provider = node.spec.as_ref().and_then(|spec| spec.provider_id.as_deref());
-        [owner, labelled.map(String::as_str), node.metadata.name.as_deref(), provider]
-            .into_iter()
-            .flatten()
-            .find_map(|key| self.by_key.get(key).copied())
+        let labelled = node
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|l| l.get(names::LABEL_NODECLAIM));
+        let provider = node
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.provider_id.as_deref());
+        [
+            owner,
+            labelled.map(String::as_str),
+            node.metadata.name.as_deref(),
+            provider,
+        ]
+        .into_iter()
+        .flatten()
+        .find_map(|key| self.by_key.get(key).copied())
     }
 }
 
@@ -201,7 +220,9 @@ fn usage(objects: &Objects, memory: &Memory) -> HashMap<String, snapshot::Resour
     let by_host = nodes_by_host(&objects.nodes);
     let mut usage: HashMap<String, snapshot::Resources> = HashMap::new();
     for found in &objects.pods {
-        let Some(spec) = found.spec.as_ref() else { continue };
+        let Some(spec) = found.spec.as_ref() else {
+            continue;
+        };
         if let Some(name) = node_of(found, memory, &by_host) {
             let sum = usage.entry(name).or_default();
             *sum = pod::add(*sum, pod::resources(spec));
@@ -217,7 +238,12 @@ pub fn nodes_by_host(nodes: &[Arc<Node>]) -> HashMap<String, String> {
         .iter()
         .filter_map(|node| {
             let name = node.metadata.name.clone()?;
-            let host = node.metadata.labels.as_ref()?.get(names::LABEL_HOSTNAME)?.clone();
+            let host = node
+                .metadata
+                .labels
+                .as_ref()?
+                .get(names::LABEL_HOSTNAME)?
+                .clone();
             Some((host, name))
         })
         .collect()
@@ -258,7 +284,10 @@ fn demands(objects: &Objects, memory: &Memory) -> Vec<Demand> {
         .filter_map(|(workspace, sizing)| {
             let namespace = workspace.metadata.namespace.as_deref().unwrap_or_default();
             let name = workspace.metadata.name.as_deref().unwrap_or_default();
-            let pods = by_workspace.get(&(namespace, name)).map(Vec::as_slice).unwrap_or_default();
+            let pods = by_workspace
+                .get(&(namespace, name))
+                .map(Vec::as_slice)
+                .unwrap_or_default();
             let mut demand = demand(workspace, sizing, pods, memory, &by_host)?;
             if bought_in_vain(&demand, objects, memory) {
                 demand.purchase = Purchase::Never;
@@ -280,17 +309,22 @@ fn demand(
     let waiting: Vec<_> = pods
         .iter()
         .filter(alive)
-        .filter(|pod| {
-            pod::stand(pod) == Stand::Gated && !memory.assumed.contains_key(&key_of(pod))
-        })
+        .filter(|pod| pod::stand(pod) == Stand::Gated && !memory.assumed.contains_key(&key_of(pod)))
         .collect();
-    let placed_on: Vec<String> =
-        pods.iter().filter(alive).filter_map(|pod| node_of(pod, memory, by_host)).collect();
-    let mut members: Vec<String> =
-        waiting.iter().filter_map(|pod| pod.metadata.name.clone()).collect();
+    let placed_on: Vec<String> = pods
+        .iter()
+        .filter(alive)
+        .filter_map(|pod| node_of(pod, memory, by_host))
+        .collect();
+    let mut members: Vec<String> = waiting
+        .iter()
+        .filter_map(|pod| pod.metadata.name.clone())
+        .collect();
     if members.is_empty() && pods.is_empty() && memory.hypothetical {
         let name = workspace.metadata.name.as_deref().unwrap_or_default();
-        members = (0..sizing.replicas).map(|ordinal| format!("{name}-{ordinal}")).collect();
+        members = (0..sizing.replicas)
+            .map(|ordinal| format!("{name}-{ordinal}"))
+            .collect();
     }
     let complete = members.len() + placed_on.len() >= usize::try_from(sizing.replicas).ok()?;
     if members.is_empty() || !complete {
@@ -299,14 +333,28 @@ fn demand(
     members.sort_by_key(|name| (name.len(), name.clone()));
     let example = waiting.first().and_then(|pod| pod.spec.as_ref());
     // Old pods that are going will free their place soon: buying a node for the new ones would waste it.
-    let leaving = pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_some());
-    let priority = workspace.spec.scheduling.as_ref().and_then(|s| s.priority).unwrap_or(0);
+    let leaving = pods
+        .iter()
+        .any(|pod| pod.metadata.deletion_timestamp.is_some());
+    let priority = workspace
+        .spec
+        .scheduling
+        .as_ref()
+        .and_then(|s| s.priority)
+        .unwrap_or(0);
     let namespace = workspace.metadata.namespace.as_deref().unwrap_or_default();
     Some(Demand {
-        name: format!("{namespace}/{}", workspace.metadata.name.as_deref().unwrap_or_default()),
+        name: format!(
+            "{namespace}/{}",
+            workspace.metadata.name.as_deref().unwrap_or_default()
+        ),
         uid: workspace.metadata.uid.clone().unwrap_or_default(),
         // A gang that a crash left half released is completed before anybody else gets a GPU.
-        priority: if placed_on.is_empty() { priority } else { i32::MAX },
+        priority: if placed_on.is_empty() {
+            priority
+        } else {
+            i32::MAX
+        },
         created_seconds: workspace
             .metadata
             .creation_timestamp
@@ -315,7 +363,11 @@ fn demand(
         members,
         per_member: example.map_or(sizing.requests, pod::resources),
         constraints: constraints(workspace, sizing, example),
-        purchase: if leaving { Purchase::Never } else { sizing.purchase.clone() },
+        purchase: if leaving {
+            Purchase::Never
+        } else {
+            sizing.purchase.clone()
+        },
         placed_on,
     })
 }
@@ -339,7 +391,9 @@ fn constraints(
     sizing: &Sizing,
     example: Option<&k8s_openapi::api::core::v1::PodSpec>,
 ) -> Constraints {
-    let mut required = example.and_then(|spec| spec.node_selector.clone()).unwrap_or_default();
+    let mut required = example
+        .and_then(|spec| spec.node_selector.clone())
+        .unwrap_or_default();
     required.remove(names::LABEL_HOSTNAME);
     Constraints {
         own_node_labels: selector_labels(&workspace.spec.resource.label_selector),
@@ -377,7 +431,9 @@ fn offers(memory: &Memory) -> Vec<snapshot::InstanceType> {
 fn ordinals(claims: &[Arc<NodeClaim>]) -> BTreeMap<String, Vec<u32>> {
     let mut taken: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for claim in claims {
-        let Some(annotations) = claim.metadata.annotations.as_ref() else { continue };
+        let Some(annotations) = claim.metadata.annotations.as_ref() else {
+            continue;
+        };
         let uid = annotations.get(names::ANNOTATION_BUYER_UID);
         let ordinal = annotations.get(names::ANNOTATION_BUYER_ORDINAL);
         if let (Some(uid), Some(Ok(ordinal))) = (uid, ordinal.map(|text| text.parse())) {

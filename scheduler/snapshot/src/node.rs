@@ -24,7 +24,10 @@ pub fn is_ready(node: &Node) -> bool {
     node.status
         .as_ref()
         .and_then(|status| status.conditions.as_ref())
-        .is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+        .is_some_and(|list| {
+            list.iter()
+                .any(|c| c.type_ == "Ready" && c.status == "True")
+        })
 }
 
 /// GPUs that the node lets pods use.
@@ -86,7 +89,11 @@ fn unavailable(node: &Node, claim: Option<&NodeClaim>) -> Option<&'static str> {
     }
     let starting = spec
         .and_then(|spec| spec.taints.as_ref())
-        .is_some_and(|taints| taints.iter().any(|taint| STARTUP_TAINTS.contains(&taint.key.as_str())));
+        .is_some_and(|taints| {
+            taints
+                .iter()
+                .any(|taint| STARTUP_TAINTS.contains(&taint.key.as_str()))
+        });
     let launching = claim.is_some_and(|claim| {
         !kaito_api::conditions::is_true(claim.conditions(), nodeclaim::INITIALIZED)
     });
@@ -193,5 +200,10 @@ pub fn gpus(node: &Node) -> Option<Gpus> {
         .cloned()
         .or_else(|| info.map(|info| info.gpu_model.clone()))
         .unwrap_or_default();
-    (count > 0 && memory_bytes > 0).then(|| Gpus { model, count, memory_bytes, ..Gpus::default() })
+    (count > 0 && memory_bytes > 0).then(|| Gpus {
+        model,
+        count,
+        memory_bytes,
+        ..Gpus::default()
+    })
 }

@@ -25,18 +25,26 @@ pub enum Stand {
 /// kube-scheduler has bound it.
 #[must_use]
 pub fn stand(pod: &Pod) -> Stand {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     if matches!(phase, Some("Succeeded" | "Failed")) {
         return Stand::Ended;
     }
-    let Some(spec) = pod.spec.as_ref() else { return Stand::Elsewhere };
+    let Some(spec) = pod.spec.as_ref() else {
+        return Stand::Elsewhere;
+    };
     if let Some(node) = spec.node_name.as_ref() {
         return Stand::On(node.clone());
     }
     if is_gated(spec) {
         return Stand::Gated;
     }
-    let pinned = spec.node_selector.as_ref().and_then(|labels| labels.get(names::LABEL_HOSTNAME));
+    let pinned = spec
+        .node_selector
+        .as_ref()
+        .and_then(|labels| labels.get(names::LABEL_HOSTNAME));
     match (pinned, workspace_of(pod)) {
         (Some(host), Some(_)) => Stand::On(host.clone()),
         _ => Stand::Elsewhere,
@@ -46,13 +54,20 @@ pub fn stand(pod: &Pod) -> Stand {
 /// Whether our gate is still on the pod.
 #[must_use]
 pub fn is_gated(spec: &PodSpec) -> bool {
-    spec.scheduling_gates.iter().flatten().any(|gate| gate.name == names::GATE)
+    spec.scheduling_gates
+        .iter()
+        .flatten()
+        .any(|gate| gate.name == names::GATE)
 }
 
 /// Name of the Workspace that the pod belongs to, by label.
 #[must_use]
 pub fn workspace_of(pod: &Pod) -> Option<&str> {
-    pod.metadata.labels.as_ref()?.get(names::LABEL_WORKSPACE).map(String::as_str)
+    pod.metadata
+        .labels
+        .as_ref()?
+        .get(names::LABEL_WORKSPACE)
+        .map(String::as_str)
 }
 
 /// Whether the pod's Ready condition is True.
@@ -61,7 +76,10 @@ pub fn is_ready(pod: &Pod) -> bool {
     pod.status
         .as_ref()
         .and_then(|status| status.conditions.as_ref())
-        .is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+        .is_some_and(|list| {
+            list.iter()
+                .any(|c| c.type_ == "Ready" && c.status == "True")
+        })
 }
 
 /// What the pod takes from its node, by Kubernetes' rule: the sum over containers and restartable init containers,
@@ -90,7 +108,11 @@ pub fn resources(spec: &PodSpec) -> Resources {
 }
 
 fn of_container(container: &Container) -> Resources {
-    container.resources.as_ref().map(of_requirements).unwrap_or_default()
+    container
+        .resources
+        .as_ref()
+        .map(of_requirements)
+        .unwrap_or_default()
 }
 
 fn of_requirements(requirements: &ResourceRequirements) -> Resources {
@@ -175,23 +197,29 @@ mod tests {
 
     #[test]
     fn a_released_pod_counts_on_the_node_it_is_pinned_to() {
-        let pinned = pod("{metadata: {labels: {kaito.sh/workspace: phi}}, spec: {containers: [], \
-             nodeSelector: {kubernetes.io/hostname: gpu-1}}}");
+        let pinned = pod(
+            "{metadata: {labels: {kaito.sh/workspace: phi}}, spec: {containers: [], \
+             nodeSelector: {kubernetes.io/hostname: gpu-1}}}",
+        );
         assert_eq!(stand(&pinned), Stand::On("gpu-1".into()));
     }
 
     #[test]
     fn a_gated_pod_is_nowhere_even_if_it_has_a_selector() {
-        let gated = pod("{metadata: {labels: {kaito.sh/workspace: phi}}, spec: {containers: [], \
-             schedulingGates: [{name: kaito.sh/placement}]}}");
+        let gated = pod(
+            "{metadata: {labels: {kaito.sh/workspace: phi}}, spec: {containers: [], \
+             schedulingGates: [{name: kaito.sh/placement}]}}",
+        );
         assert_eq!(stand(&gated), Stand::Gated);
     }
 
     #[test]
     fn init_containers_count_by_their_peak() {
-        let both = pod("{spec: {initContainers: [{name: i, resources: {requests: {cpu: 4}}}], \
+        let both = pod(
+            "{spec: {initContainers: [{name: i, resources: {requests: {cpu: 4}}}], \
              containers: [{name: a, resources: {requests: {cpu: 1}, limits: {nvidia.com/gpu: 2}}}, \
-             {name: b, resources: {requests: {cpu: 500m}}}]}}");
+             {name: b, resources: {requests: {cpu: 500m}}}]}}",
+        );
         let needs = resources(both.spec.as_ref().unwrap());
         assert_eq!((needs.milli_cpu, needs.gpus, needs.pods), (4_000, 2, 1));
     }

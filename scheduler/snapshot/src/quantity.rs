@@ -23,17 +23,27 @@ const SUFFIXES: [(&str, u128); 14] = [
 /// The quantity in thousandths, rounded up; `None` if it is not one or is negative.
 fn thousandths(text: &str) -> Option<u128> {
     let text = text.trim();
-    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(text.len());
     let (digits, suffix) = text.split_at_checked(split)?;
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     if whole.is_empty() && fraction.is_empty() {
         return None;
     }
     let factor = factor(suffix)?;
-    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let whole: u128 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
     let fraction = fraction.get(..fraction.len().min(18))?;
     let scale = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let part: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
+    let part: u128 = if fraction.is_empty() {
+        0
+    } else {
+        fraction.parse().ok()?
+    };
     let fractional = part.checked_mul(factor)?.div_ceil(scale);
     whole.checked_mul(factor)?.checked_add(fractional)
 }
@@ -43,15 +53,20 @@ fn factor(suffix: &str) -> Option<u128> {
         return Some(*factor);
     }
     let exponent = suffix.strip_prefix(['e', 'E'])?;
-    let exponent: u32 = exponent.strip_prefix('+').unwrap_or(exponent).parse().ok()?;
+    let exponent: u32 = exponent
+        .strip_prefix('+')
+        .unwrap_or(exponent)
+        .parse()
+        .ok()?;
     10_u128.checked_pow(exponent)?.checked_mul(1_000)
 }
 
 /// The quantity in whole units, rounded up and saturating; 0 if it does not parse.
 #[must_use]
 pub fn units(quantity: &Quantity) -> u64 {
-    thousandths(&quantity.0)
-        .map_or(0, |value| u64::try_from(value.div_ceil(1_000)).unwrap_or(u64::MAX))
+    thousandths(&quantity.0).map_or(0, |value| {
+        u64::try_from(value.div_ceil(1_000)).unwrap_or(u64::MAX)
+    })
 }
 
 /// The quantity in thousandths (millicores for CPU), rounded up and saturating; 0 if it does not parse.

@@ -73,7 +73,9 @@ pub enum Error {
     #[error("the Workspace has neither inference nor tuning; add one")]
     NoWorkload,
     /// Not in the catalogue.
-    #[error("instance type {0:?} is not in the table, so its GPUs are unknown; name one of the table, or leave it out")]
+    #[error(
+        "instance type {0:?} is not in the table, so its GPUs are unknown; name one of the table, or leave it out"
+    )]
     UnknownInstanceType(String),
     /// No weights known for it.
     #[error("model {0:?} is not in the catalogue; name an instance type and set resource.gpus")]
@@ -105,7 +107,11 @@ pub fn model(preset: &Preset) -> Model {
         attention_heads: preset.attention_heads,
         kv_heads: preset.kv_heads,
         layers: preset.layers,
-        attention: if preset.kv_lora_rank > 0 { Attention::Latent } else { Attention::Heads },
+        attention: if preset.kv_lora_rank > 0 {
+            Attention::Latent
+        } else {
+            Attention::Heads
+        },
         quantized: preset.is_quantized(),
         distributed: true,
         ..Model::default()
@@ -170,7 +176,12 @@ pub fn size(workspace: &Workspace, around: &Surroundings) -> Result<Sizing, Erro
 /// The instance type that the user names; an empty text counts as absent.
 #[must_use]
 pub fn requested_type(workspace: &Workspace) -> Option<&str> {
-    workspace.spec.resource.instance_type.as_deref().filter(|name| !name.is_empty())
+    workspace
+        .spec
+        .resource
+        .instance_type
+        .as_deref()
+        .filter(|name| !name.is_empty())
 }
 
 fn size_inference(
@@ -223,13 +234,12 @@ fn fit(model: &Model, shape: &Gpus, request: &Request, place: &str) -> Result<Es
 }
 
 /// The cheapest priced type by whole nodes, then by GPUs, then by name. An unquantised model wants bfloat16.
-fn cheapest(
-    preset: &'static Preset,
-    model: &Model,
-    request: &Request,
-) -> Result<Sizing, Error> {
-    let oldest =
-        if model.quantized { OLDEST_COMPUTE_CAPABILITY } else { BFLOAT16_COMPUTE_CAPABILITY };
+fn cheapest(preset: &'static Preset, model: &Model, request: &Request) -> Result<Sizing, Error> {
+    let oldest = if model.quantized {
+        OLDEST_COMPUTE_CAPABILITY
+    } else {
+        BFLOAT16_COMPUTE_CAPABILITY
+    };
     catalogue::instance_types()
         .iter()
         .filter(|info| info.can_be_bought() && info.compute_capability >= oldest)
@@ -238,7 +248,11 @@ fn cheapest(
             let shape = gpus(info);
             let found = estimate::estimate(model, &shape, request).ok()?;
             let cost = price.saturating_mul(u64::from(found.nodes));
-            Some(((cost, found.gpus_per_node, info.name.as_str()), shape, found))
+            Some((
+                (cost, found.gpus_per_node, info.name.as_str()),
+                shape,
+                found,
+            ))
         })
         .min_by(|left, right| left.0.cmp(&right.0))
         .map(|(_, shape, found)| sized(preset, &shape, found, None))
@@ -300,7 +314,13 @@ fn size_unknown(workspace: &Workspace, name: &str) -> Result<Sizing, Error> {
 }
 
 fn node_count(workspace: &Workspace) -> u32 {
-    workspace.spec.resource.count.and_then(|count| u32::try_from(count).ok()).unwrap_or(1).max(1)
+    workspace
+        .spec
+        .resource
+        .count
+        .and_then(|count| u32::try_from(count).ok())
+        .unwrap_or(1)
+        .max(1)
 }
 
 fn size_template(workspace: &Workspace, inference: &InferenceSpec) -> Sizing {
@@ -332,10 +352,21 @@ fn size_tuning(
     tuning: &TuningSpec,
     around: &Surroundings,
 ) -> Result<Sizing, Error> {
-    let name = tuning.preset.as_ref().map(|preset| preset.name.as_str()).unwrap_or_default();
+    let name = tuning
+        .preset
+        .as_ref()
+        .map(|preset| preset.name.as_str())
+        .unwrap_or_default();
     let preset = catalogue::preset(name).ok_or_else(|| Error::UnknownModel(name.to_owned()))?;
-    let quantized = tuning.method.as_deref().is_some_and(|m| m.eq_ignore_ascii_case("qlora"));
-    let (share, extra) = if quantized { (3, 6 * GIB) } else { (11, 8 * GIB) };
+    let quantized = tuning
+        .method
+        .as_deref()
+        .is_some_and(|m| m.eq_ignore_ascii_case("qlora"));
+    let (share, extra) = if quantized {
+        (3, 6 * GIB)
+    } else {
+        (11, 8 * GIB)
+    };
     let needed = preset.weight_bytes / 10 * share + extra;
     let shapes = tuning_shapes(workspace, around)?;
     let chosen = shapes.into_iter().find_map(|(shape, info)| {
@@ -349,7 +380,9 @@ fn size_tuning(
         preset: Some(preset),
         replicas: 1,
         gpus,
-        instance_type: requested_type(workspace).and(info).map(|info| info.name.clone()),
+        instance_type: requested_type(workspace)
+            .and(info)
+            .map(|info| info.name.clone()),
         gpu_model: shape.model.clone(),
         gpu_memory_bytes: shape.memory_bytes,
         weight_bytes: preset.weight_bytes,
@@ -390,7 +423,10 @@ fn requests(sizing: &Sizing) -> Resources {
     let gpus = u64::from(sizing.gpus.max(1));
     let wanted_cpu = 2_000 * gpus;
     let wanted_memory = 4 * GIB + sizing.weight_bytes / 4;
-    let named = sizing.instance_type.as_deref().and_then(catalogue::instance_type);
+    let named = sizing
+        .instance_type
+        .as_deref()
+        .and_then(catalogue::instance_type);
     let (share_cpu, share_memory) = named.map_or((wanted_cpu, wanted_memory), |info| {
         let count = u64::from(info.gpu_count.max(1));
         (

@@ -35,7 +35,14 @@ pub async fn carry_out(
     objects: &Objects,
     plan: Plan,
 ) -> bool {
-    let Plan { assignments, purchases, releases, waiting: _, holds: _, next_change_seconds: _ } = plan;
+    let Plan {
+        assignments,
+        purchases,
+        releases,
+        waiting: _,
+        holds: _,
+        next_change_seconds: _,
+    } = plan;
     let mut failed = assign(shared, memory, objects, assignments).await;
     for purchase in &purchases {
         match buy(shared, objects, purchase).await {
@@ -59,9 +66,15 @@ pub async fn carry_out(
 
 fn note(error: &Error) -> bool {
     if error.is_stale() {
-        tracing::debug!(error = crate::error_chain(error), "the plan met a change; planning again");
+        tracing::debug!(
+            error = crate::error_chain(error),
+            "the plan met a change; planning again"
+        );
     } else {
-        tracing::warn!(error = crate::error_chain(error), "a step of the plan failed");
+        tracing::warn!(
+            error = crate::error_chain(error),
+            "a step of the plan failed"
+        );
     }
     true
 }
@@ -84,8 +97,10 @@ async fn assign(
         }
         label_nodes(shared, assignment).await;
     }
-    let hosts: BTreeMap<String, String> =
-        cluster::nodes_by_host(&objects.nodes).into_iter().map(|(host, name)| (name, host)).collect();
+    let hosts: BTreeMap<String, String> = cluster::nodes_by_host(&objects.nodes)
+        .into_iter()
+        .map(|(host, name)| (name, host))
+        .collect();
     let writes = pins.into_iter().map(|(pod, node)| {
         let host = hosts.get(&node).cloned().unwrap_or(node);
         async move {
@@ -93,7 +108,10 @@ async fn assign(
             (pod, result)
         }
     });
-    let results: Vec<_> = stream::iter(writes).buffer_unordered(CONCURRENCY).collect().await;
+    let results: Vec<_> = stream::iter(writes)
+        .buffer_unordered(CONCURRENCY)
+        .collect()
+        .await;
     let mut failed = false;
     for (pod, result) in results {
         match result {
@@ -115,8 +133,12 @@ async fn assign(
 /// Pins a pod to a node and lifts its gate in one patch that tests both the pod's identity and the gate.
 async fn pin(shared: &Shared, key: &Key, host: &str) -> Result<(), Error> {
     let api = shared.writer.namespaced::<Pod>(key);
-    let Some(found) = shared.stores.pods.get(key) else { return Ok(()) };
-    let Some(spec) = found.spec.as_ref() else { return Ok(()) };
+    let Some(found) = shared.stores.pods.get(key) else {
+        return Ok(());
+    };
+    let Some(spec) = found.spec.as_ref() else {
+        return Ok(());
+    };
     let gates = spec.scheduling_gates.as_deref().unwrap_or_default();
     let Some(position) = gates.iter().position(|gate| gate.name == names::GATE) else {
         return Ok(());
@@ -130,20 +152,33 @@ async fn pin(shared: &Shared, key: &Key, host: &str) -> Result<(), Error> {
         {"op": "remove", "path": gate},
         {"op": "add", "path": "/spec/nodeSelector", "value": selector},
     ]);
-    shared.writer.json_patch(&api, "placing", &key.1, operations).await.map(drop)
+    shared
+        .writer
+        .json_patch(&api, "placing", &key.1, operations)
+        .await
+        .map(drop)
 }
 
 /// Puts the labels of a Workspace's selector on bought nodes that it comes to share, where the keys are free, so
 /// that `kubectl get nodes -l` finds them. Cosmetic: a failure is noted and nothing depends on it.
 async fn label_nodes(shared: &Shared, assignment: &Assignment) {
-    let Some(workspace) = shared.stores.workspaces.get(&split(&assignment.demand)) else { return };
+    let Some(workspace) = shared.stores.workspaces.get(&split(&assignment.demand)) else {
+        return;
+    };
     let wanted = cluster::selector_labels(&workspace.spec.resource.label_selector);
     for member in &assignment.members {
         let key = (String::new(), member.node.clone());
-        let Some(node) = shared.stores.nodes.get(&key) else { continue };
-        let bought = node.labels().get(names::LABEL_NODEPOOL).is_some_and(|p| p == names::NODEPOOL);
-        let missing: BTreeMap<&String, &String> =
-            wanted.iter().filter(|(key, _)| !node.labels().contains_key(*key)).collect();
+        let Some(node) = shared.stores.nodes.get(&key) else {
+            continue;
+        };
+        let bought = node
+            .labels()
+            .get(names::LABEL_NODEPOOL)
+            .is_some_and(|p| p == names::NODEPOOL);
+        let missing: BTreeMap<&String, &String> = wanted
+            .iter()
+            .filter(|(key, _)| !node.labels().contains_key(*key))
+            .collect();
         if !bought || missing.is_empty() {
             continue;
         }
@@ -155,9 +190,14 @@ async fn label_nodes(shared: &Shared, assignment: &Assignment) {
             })
             .collect();
         let api = shared.writer.cluster::<Node>();
-        let patched = shared.writer.json_patch(&api, "labelling", &member.node, json!(operations));
+        let patched = shared
+            .writer
+            .json_patch(&api, "labelling", &member.node, json!(operations));
         if let Err(error) = patched.await {
-            tracing::info!(error = crate::error_chain(&error), "the node keeps its labels");
+            tracing::info!(
+                error = crate::error_chain(&error),
+                "the node keeps its labels"
+            );
         }
     }
 }
@@ -169,9 +209,10 @@ async fn buy(
     purchase: &PlannedNode,
 ) -> Result<NodeClaim, Error> {
     let key = split(&purchase.buyer);
-    let found = objects.workspaces.iter().find(|(workspace, _)| {
-        workspace.uid().as_deref() == Some(purchase.buyer_uid.as_str())
-    });
+    let found = objects
+        .workspaces
+        .iter()
+        .find(|(workspace, _)| workspace.uid().as_deref() == Some(purchase.buyer_uid.as_str()));
     let claim = claim(purchase, &key, found);
     if let Some((workspace, _)) = found {
         hold(shared, &key, workspace).await?;
@@ -196,7 +237,10 @@ async fn hold(shared: &Shared, key: &Key, workspace: &Workspace) -> Result<(), E
     let current = shared.stores.workspaces.get(key);
     let held = current.is_some_and(|current| {
         current.uid() == workspace.uid()
-            && current.finalizers().iter().any(|name| name == names::FINALIZER)
+            && current
+                .finalizers()
+                .iter()
+                .any(|name| name == names::FINALIZER)
     });
     if held {
         return Ok(());
@@ -212,7 +256,11 @@ async fn hold(shared: &Shared, key: &Key, workspace: &Workspace) -> Result<(), E
         {"op": "add", "path": path, "value": value},
     ]);
     let api = shared.writer.namespaced::<Workspace>(key);
-    shared.writer.json_patch(&api, "holding", &key.1, operations).await.map(drop)
+    shared
+        .writer
+        .json_patch(&api, "holding", &key.1, operations)
+        .await
+        .map(drop)
 }
 
 /// The claim for a planned node. Its name derives from buyer and ordinal, so a repeat meets the first one.
@@ -221,8 +269,9 @@ fn claim(
     buyer: &Key,
     found: Option<&(Arc<Workspace>, Arc<Sizing>)>,
 ) -> NodeClaim {
-    let mut labels =
-        found.map(|(w, _)| cluster::selector_labels(&w.spec.resource.label_selector)).unwrap_or_default();
+    let mut labels = found
+        .map(|(w, _)| cluster::selector_labels(&w.spec.resource.label_selector))
+        .unwrap_or_default();
     let owned = [
         (names::LABEL_NODEPOOL, names::NODEPOOL),
         (names::LABEL_WORKSPACE_NAMESPACE, buyer.0.as_str()),
@@ -231,12 +280,24 @@ fn claim(
     labels.extend(owned.map(|(key, value)| (key.to_owned(), value.to_owned())));
     let family = found
         .and_then(|(w, _)| w.annotations().get(names::ANNOTATION_IMAGE_FAMILY).cloned())
-        .map_or_else(|| "ubuntu".to_owned(), |family| family.trim().to_lowercase());
+        .map_or_else(
+            || "ubuntu".to_owned(),
+            |family| family.trim().to_lowercase(),
+        );
     let annotations = BTreeMap::from([
-        (names::ANNOTATION_DO_NOT_DISRUPT.to_owned(), "true".to_owned()),
+        (
+            names::ANNOTATION_DO_NOT_DISRUPT.to_owned(),
+            "true".to_owned(),
+        ),
         (names::ANNOTATION_IMAGE_FAMILY.to_owned(), family),
-        (names::ANNOTATION_BUYER_UID.to_owned(), purchase.buyer_uid.clone()),
-        (names::ANNOTATION_BUYER_ORDINAL.to_owned(), purchase.ordinal.to_string()),
+        (
+            names::ANNOTATION_BUYER_UID.to_owned(),
+            purchase.buyer_uid.clone(),
+        ),
+        (
+            names::ANNOTATION_BUYER_ORDINAL.to_owned(),
+            purchase.ordinal.to_string(),
+        ),
     ]);
     let disk = found
         .and_then(|(_, sizing)| sizing.preset)
@@ -294,10 +355,19 @@ fn spec(instance_type: &str, disk_gib: u32) -> NodeClaimSpec {
 
 async fn give_back(shared: &Shared, release: &Release) -> Result<(), Error> {
     let key = (String::new(), release.claim.clone());
-    let Some(found) = shared.stores.claims.get(&key) else { return Ok(()) };
+    let Some(found) = shared.stores.claims.get(&key) else {
+        return Ok(());
+    };
     let api = shared.writer.cluster::<NodeClaim>();
-    shared.writer.delete(&api, &release.claim, found.uid().as_deref()).await?;
-    tracing::info!(claim = release.claim, reason = release.reason, "node given back");
+    shared
+        .writer
+        .delete(&api, &release.claim, found.uid().as_deref())
+        .await?;
+    tracing::info!(
+        claim = release.claim,
+        reason = release.reason,
+        "node given back"
+    );
     if let Some(workspace) = super::memory::buyer(shared, &found) {
         let event = Event {
             type_: EventType::Normal,

@@ -48,7 +48,8 @@ impl LoopMemory {
 
     /// A claim was made.
     pub fn order(&mut self, claim: NodeClaim) {
-        self.ordered.insert(claim.name_any(), (Arc::new(claim), Instant::now()));
+        self.ordered
+            .insert(claim.name_any(), (Arc::new(claim), Instant::now()));
     }
 
     /// Drops what the stores show by now, notices refusals and idle claims.
@@ -59,9 +60,15 @@ impl LoopMemory {
             .filter(|found| pod::stand(found) == pod::Stand::Gated)
             .map(|found| cluster::key_of(found))
             .collect();
-        self.pinned.retain(|key, (_, at)| gated.contains(key) && at.elapsed() < TRUST);
-        let shown: HashSet<String> = objects.claims.iter().map(|claim| claim.name_any()).collect();
-        self.ordered.retain(|name, (_, at)| !shown.contains(name) && at.elapsed() < TRUST);
+        self.pinned
+            .retain(|key, (_, at)| gated.contains(key) && at.elapsed() < TRUST);
+        let shown: HashSet<String> = objects
+            .claims
+            .iter()
+            .map(|claim| claim.name_any())
+            .collect();
+        self.ordered
+            .retain(|name, (_, at)| !shown.contains(name) && at.elapsed() < TRUST);
         self.notice_refusals(shared, objects, now).await;
         self.notice_idle(objects, now);
     }
@@ -92,13 +99,23 @@ impl LoopMemory {
 
     /// A refused claim blocks its instance type for a while and is reported on its buyer, where it outlives the claim.
     async fn notice_refusals(&mut self, shared: &Shared, objects: &Objects, now: i64) {
-        let known: HashSet<String> = objects.claims.iter().filter_map(|claim| claim.uid()).collect();
+        let known: HashSet<String> = objects
+            .claims
+            .iter()
+            .filter_map(|claim| claim.uid())
+            .collect();
         self.counted.retain(|uid| known.contains(uid));
-        for claim in objects.claims.iter().filter(|claim| cluster::is_ours(claim)) {
+        for claim in objects
+            .claims
+            .iter()
+            .filter(|claim| cluster::is_ours(claim))
+        {
             let (Some((reason, message)), Some(uid)) = (node::refusal(claim), claim.uid()) else {
                 continue;
             };
-            let Some(kind) = claim.instance_type() else { continue };
+            let Some(kind) = claim.instance_type() else {
+                continue;
+            };
             if self.counted.insert(uid) {
                 self.block(kind, reason, message, now);
                 report(shared, claim, kind, message).await;
@@ -115,7 +132,11 @@ impl LoopMemory {
         entry.1 = entry.1.saturating_add(1);
         entry.0 = BlockedOffer {
             until_seconds: now + pause,
-            reason: if message.is_empty() { reason.to_owned() } else { message.to_owned() },
+            reason: if message.is_empty() {
+                reason.to_owned()
+            } else {
+                message.to_owned()
+            },
         };
     }
 
@@ -123,9 +144,14 @@ impl LoopMemory {
     fn notice_idle(&mut self, objects: &Objects, now: i64) {
         let index = ClaimIndex::new(&objects.claims);
         let by_host = cluster::nodes_by_host(&objects.nodes);
-        let mut used: BTreeSet<String> = self.pinned.values().map(|(node, _)| node.clone()).collect();
+        let mut used: BTreeSet<String> =
+            self.pinned.values().map(|(node, _)| node.clone()).collect();
         let memory = Memory::default();
-        for found in objects.pods.iter().filter(|found| pod::workspace_of(found).is_some()) {
+        for found in objects
+            .pods
+            .iter()
+            .filter(|found| pod::workspace_of(found).is_some())
+        {
             used.extend(cluster::node_of(found, &memory, &by_host));
         }
         let busy: BTreeSet<String> = objects
@@ -161,7 +187,9 @@ pub fn buyer(shared: &Shared, claim: &NodeClaim) -> Option<Arc<Workspace>> {
 }
 
 async fn report(shared: &Shared, claim: &NodeClaim, instance_type: &str, message: &str) {
-    let Some(workspace) = buyer(shared, claim) else { return };
+    let Some(workspace) = buyer(shared, claim) else {
+        return;
+    };
     let event = Event {
         type_: EventType::Warning,
         reason: "NodeClaimCreationFailed".to_owned(),

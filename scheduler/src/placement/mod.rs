@@ -58,7 +58,10 @@ async fn round(shared: &Shared, memory: &mut LoopMemory) -> Duration {
     let snapshot = cluster::snapshot(&objects, &memory.for_snapshot(shared), now);
     let started = std::time::Instant::now();
     let plan = planner::plan(&snapshot);
-    shared.metrics.plan_seconds.observe(started.elapsed().as_secs_f64());
+    shared
+        .metrics
+        .plan_seconds
+        .observe(started.elapsed().as_secs_f64());
     if is_broken(shared, &snapshot, &plan) {
         return RESYNC;
     }
@@ -103,7 +106,10 @@ fn measure(shared: &Shared, snapshot: &Snapshot, plan: &Plan) {
         .filter(|node| node.available)
         .map(|node| node.allocatable.gpus.saturating_sub(node.used.gpus))
         .sum();
-    shared.metrics.gpus_free.set(i64::try_from(free).unwrap_or(i64::MAX));
+    shared
+        .metrics
+        .gpus_free
+        .set(i64::try_from(free).unwrap_or(i64::MAX));
     let waiting = i64::try_from(plan.waiting.len()).unwrap_or(i64::MAX);
     shared.metrics.demands_waiting.set(waiting);
 }
@@ -117,7 +123,9 @@ fn judge(shared: &Shared, plan: &Plan) {
         shared.judge(split(&waiting.demand), verdict);
     }
     for assignment in &plan.assignments {
-        let verdict = Verdict::Placed { reason: assignment.reason.clone() };
+        let verdict = Verdict::Placed {
+            reason: assignment.reason.clone(),
+        };
         shared.judge(split(&assignment.demand), verdict);
     }
 }

@@ -28,8 +28,9 @@ pub async fn apply(
     children: Children,
 ) -> Result<bool, Error> {
     let Children { services, workload } = children;
-    let services =
-        services.iter().map(|service| apply_one(shared, &shared.stores.services, service));
+    let services = services
+        .iter()
+        .map(|service| apply_one(shared, &shared.stores.services, service));
     try_join_all(services).await?;
     let own = key(workspace);
     match workload {
@@ -57,8 +58,7 @@ where
 {
     let key = key(wanted);
     let seen = store.get(&key);
-    let as_wanted =
-        seen.is_some_and(|seen| content_hash(seen.as_ref()) == content_hash(wanted));
+    let as_wanted = seen.is_some_and(|seen| content_hash(seen.as_ref()) == content_hash(wanted));
     if as_wanted || shared.was_applied(&key, wanted) {
         return Ok(());
     }
@@ -93,10 +93,15 @@ where
         + Clone
         + Debug,
 {
-    let Some(seen) = store.get(key) else { return Ok(()) };
+    let Some(seen) = store.get(key) else {
+        return Ok(());
+    };
     if seen.meta().deletion_timestamp.is_some() {
         return Ok(());
     }
     let api = shared.writer.namespaced::<K>(key);
-    shared.writer.delete(&api, &key.1, seen.uid().as_deref()).await
+    shared
+        .writer
+        .delete(&api, &key.1, seen.uid().as_deref())
+        .await
 }

@@ -14,7 +14,10 @@ use crate::writer::Error;
 /// # Errors
 /// The write that failed; everything can be repeated.
 pub async fn cleanup(shared: &Shared, workspace: &Workspace) -> Result<bool, Error> {
-    let Some(position) = workspace.finalizers().iter().position(|name| name == names::FINALIZER)
+    let Some(position) = workspace
+        .finalizers()
+        .iter()
+        .position(|name| name == names::FINALIZER)
     else {
         return Ok(true);
     };
@@ -34,8 +37,10 @@ pub async fn cleanup(shared: &Shared, workspace: &Workspace) -> Result<bool, Err
         {"op": "remove", "path": path},
     ]);
     let api = shared.writer.namespaced::<Workspace>(&own);
-    let patched =
-        shared.writer.json_patch(&api, "removing the finalizer of", &own.1, operations).await;
+    let patched = shared
+        .writer
+        .json_patch(&api, "removing the finalizer of", &own.1, operations)
+        .await;
     match patched {
         Ok(_) => Ok(true),
         // Changed or gone meanwhile: the next look decides on what is true then.
@@ -54,7 +59,11 @@ fn open_ends(shared: &Shared, workspace: &Workspace) -> Vec<String> {
     if pods > 0 {
         open.push(format!("{pods} pods"));
     }
-    open.extend(claims.into_iter().map(|claim| format!("node claim {claim}")));
+    open.extend(
+        claims
+            .into_iter()
+            .map(|claim| format!("node claim {claim}")),
+    );
     open
 }
 

@@ -63,14 +63,24 @@ pub async fn reconcile(shared: &Shared, key: &Key) -> Result<Outcome, Error> {
     };
     if workspace.metadata.deletion_timestamp.is_some() {
         shared.unsize(key);
-        let finished = cleanup::cleanup(shared, &workspace).await.map_err(Error::Cleanup)?;
-        return Ok(if finished { Outcome::Done } else { Outcome::Later(CLEANUP_PERIOD) });
+        let finished = cleanup::cleanup(shared, &workspace)
+            .await
+            .map_err(Error::Cleanup)?;
+        return Ok(if finished {
+            Outcome::Done
+        } else {
+            Outcome::Later(CLEANUP_PERIOD)
+        });
     }
-    let context = observe::context(shared, &workspace).await.map_err(Error::Observe)?;
+    let context = observe::context(shared, &workspace)
+        .await
+        .map_err(Error::Observe)?;
     let sizing = size(shared, &workspace, &context);
     if let Ok(sizing) = &sizing {
         let children = build::children(&workspace, sizing, &context.build);
-        let waits = apply::apply(shared, &workspace, children).await.map_err(Error::Apply)?;
+        let waits = apply::apply(shared, &workspace, children)
+            .await
+            .map_err(Error::Apply)?;
         shared.sized(key, &workspace, Arc::clone(sizing), context.inputs.clone());
         if waits {
             report(shared, key, &workspace, &Ok(Arc::clone(sizing))).await?;
@@ -105,5 +115,8 @@ async fn report(
 ) -> Result<(), Error> {
     let observed = status::observe(shared, key, workspace, sizing);
     let wanted = status::derive(&observed);
-    shared.write_status(workspace, wanted).await.map_err(Error::Status)
+    shared
+        .write_status(workspace, wanted)
+        .await
+        .map_err(Error::Status)
 }

@@ -54,14 +54,25 @@ pub async fn context(shared: &Shared, workspace: &Workspace) -> Result<Context, 
     let length = surroundings.max_model_len.unwrap_or(0).to_string();
     Ok(Context {
         inputs: names::digest(&[&spec, &length], 16),
-        build: build::Context { images: shared.config.images.clone(), config_version: version },
+        build: build::Context {
+            images: shared.config.images.clone(),
+            config_version: version,
+        },
         surroundings,
     })
 }
 
 fn config_name(workspace: &Workspace) -> Option<&str> {
-    let inference = workspace.spec.inference.as_ref().and_then(|spec| spec.config.as_deref());
-    let tuning = workspace.spec.tuning.as_ref().and_then(|spec| spec.config.as_deref());
+    let inference = workspace
+        .spec
+        .inference
+        .as_ref()
+        .and_then(|spec| spec.config.as_deref());
+    let tuning = workspace
+        .spec
+        .tuning
+        .as_ref()
+        .and_then(|spec| spec.config.as_deref());
     inference.or(tuning).filter(|name| !name.is_empty())
 }
 
@@ -72,9 +83,16 @@ pub fn config_key(workspace: &Workspace) -> Option<Key> {
     config_name(workspace).map(|name| (namespace, name.to_owned()))
 }
 
-async fn config_of(shared: &Shared, workspace: &Workspace) -> Result<Option<Arc<ConfigMap>>, Error> {
-    let Some(key) = config_key(workspace) else { return Ok(None) };
-    let Some(seen) = shared.stores.configs.get(&key) else { return Ok(None) };
+async fn config_of(
+    shared: &Shared,
+    workspace: &Workspace,
+) -> Result<Option<Arc<ConfigMap>>, Error> {
+    let Some(key) = config_key(workspace) else {
+        return Ok(None);
+    };
+    let Some(seen) = shared.stores.configs.get(&key) else {
+        return Ok(None);
+    };
     shared
         .config_map(&key, seen.resource_version().as_deref())
         .await
@@ -95,7 +113,9 @@ fn max_model_len(config: &ConfigMap) -> Option<u32> {
     let text = config.data.as_ref()?.get(INFERENCE_KEY)?;
     let parsed: Config = serde_saphyr::from_str(text).ok()?;
     let value = parsed.vllm?.max_model_len?;
-    let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())?;
+    let number = value
+        .as_u64()
+        .or_else(|| value.as_str()?.trim().parse().ok())?;
     u32::try_from(number).ok().filter(|length| *length > 0)
 }
 
@@ -106,13 +126,19 @@ mod tests {
 
     fn config(text: &str) -> ConfigMap {
         let mut config = ConfigMap::default();
-        config.data.get_or_insert_default().insert(INFERENCE_KEY.to_owned(), text.to_owned());
+        config
+            .data
+            .get_or_insert_default()
+            .insert(INFERENCE_KEY.to_owned(), text.to_owned());
         config
     }
 
     #[test]
     fn the_context_length_is_read_however_it_is_written() {
-        for text in ["vllm: {max-model-len: 4096}", "vllm:\n  max-model-len: '4096' # half"] {
+        for text in [
+            "vllm: {max-model-len: 4096}",
+            "vllm:\n  max-model-len: '4096' # half",
+        ] {
             assert_eq!(max_model_len(&config(text)), Some(4096), "{text}");
         }
         for text in ["vllm: {max-model-len: auto}", "", "][", "vllm: {}"] {

@@ -93,7 +93,10 @@ pub fn observe(
 }
 
 fn awaited(shared: &Shared, verdict: Option<&Verdict>) -> Vec<Arc<NodeClaim>> {
-    let Some(Verdict::Waiting { blocker: Blocker::NodesLaunching { claims, .. }, .. }) = verdict
+    let Some(Verdict::Waiting {
+        blocker: Blocker::NodesLaunching { claims, .. },
+        ..
+    }) = verdict
     else {
         return Vec::new();
     };
@@ -160,8 +163,13 @@ pub fn derive(observed: &Observed) -> WorkspaceStatus {
     }
     // A finished run keeps the names of the nodes that it used.
     if finished.is_none() {
-        status.worker_nodes =
-            Some(observed.nodes.iter().map(|(name, ..)| name.clone()).collect());
+        status.worker_nodes = Some(
+            observed
+                .nodes
+                .iter()
+                .map(|(name, ..)| name.clone())
+                .collect(),
+        );
     }
     status
 }
@@ -180,11 +188,18 @@ fn finished(job: Option<&Job>) -> Option<bool> {
 }
 
 fn replicas(observed: &Observed) -> usize {
-    observed.sizing.as_ref().map_or(1, |sizing| usize::try_from(sizing.replicas).unwrap_or(1))
+    observed
+        .sizing
+        .as_ref()
+        .map_or(1, |sizing| usize::try_from(sizing.replicas).unwrap_or(1))
 }
 
 fn placed_pods(observed: &Observed) -> usize {
-    observed.pods.iter().filter(|found| matches!(pod::stand(found), Stand::On(_))).count()
+    observed
+        .pods
+        .iter()
+        .filter(|found| matches!(pod::stand(found), Stand::On(_)))
+        .count()
 }
 
 fn placed(observed: &Observed) -> Word {
@@ -203,8 +218,13 @@ fn placed(observed: &Observed) -> Word {
         return holds("Placed", reason);
     }
     match &observed.verdict {
-        Some(Verdict::Waiting { blocker, message }) => lacks(blocker_name(blocker), message.clone()),
-        _ => lacks("Planning", format!("{placed} of {wanted} pods have nodes; planning the rest")),
+        Some(Verdict::Waiting { blocker, message }) => {
+            lacks(blocker_name(blocker), message.clone())
+        }
+        _ => lacks(
+            "Planning",
+            format!("{placed} of {wanted} pods have nodes; planning the rest"),
+        ),
     }
 }
 
@@ -227,8 +247,16 @@ struct Resource {
 }
 
 fn resource(observed: &Observed, finished: bool) -> Resource {
-    let claims = if finished { holds("NodeClaimsReady", "the job has ended") } else { claims(observed) };
-    let nodes = if finished { holds("NodesReady", "the job has ended") } else { nodes(observed) };
+    let claims = if finished {
+        holds("NodeClaimsReady", "the job has ended")
+    } else {
+        claims(observed)
+    };
+    let nodes = if finished {
+        holds("NodesReady", "the job has ended")
+    } else {
+        nodes(observed)
+    };
     let both = match (claims.0, nodes.0, observed.mode) {
         (conditions::Status::True, conditions::Status::True, _)
         | (_, conditions::Status::True, NodeMode::OwnNodes) => {
@@ -239,25 +267,37 @@ fn resource(observed: &Observed, finished: bool) -> Resource {
         }
         _ => lacks(&claims.1, claims.2.clone()),
     };
-    Resource { claims, nodes, both }
+    Resource {
+        claims,
+        nodes,
+        both,
+    }
 }
 
 fn claims(observed: &Observed) -> Word {
     if let Some(waiting) = observed.awaited.iter().find_map(|claim| stage(claim)) {
         return waiting;
     }
-    let bought = observed.nodes.iter().filter_map(|(_, _, claim)| claim.as_ref());
+    let bought = observed
+        .nodes
+        .iter()
+        .filter_map(|(_, _, claim)| claim.as_ref());
     if let Some(waiting) = bought.clone().find_map(stage) {
         return waiting;
     }
     if placed_pods(observed) >= replicas(observed) {
         return match bought.count() {
-            0 => holds("NodeClaimsReady", "existing nodes are used; no node had to be bought"),
+            0 => holds(
+                "NodeClaimsReady",
+                "existing nodes are used; no node had to be bought",
+            ),
             count => holds("NodeClaimsReady", format!("{count} node claims are ready")),
         };
     }
     match &observed.verdict {
-        Some(Verdict::Waiting { blocker, message }) => lacks(blocker_name(blocker), message.clone()),
+        Some(Verdict::Waiting { blocker, message }) => {
+            lacks(blocker_name(blocker), message.clone())
+        }
         _ => lacks("NodeClaimNotReady", "no node has been chosen yet"),
     }
 }
@@ -268,18 +308,31 @@ fn stage(claim: &NodeClaim) -> Option<Word> {
     if conditions::is_true(claim.conditions(), nodeclaim::READY) {
         return None;
     }
-    let stages = [nodeclaim::LAUNCHED, nodeclaim::REGISTERED, nodeclaim::INITIALIZED];
+    let stages = [
+        nodeclaim::LAUNCHED,
+        nodeclaim::REGISTERED,
+        nodeclaim::INITIALIZED,
+    ];
     let open = stages.iter().find_map(|stage| {
-        claim.conditions().iter().find(|c| c.type_ == *stage && c.status != "True")
+        claim
+            .conditions()
+            .iter()
+            .find(|c| c.type_ == *stage && c.status != "True")
     });
     Some(match open {
         Some(open) => {
-            let reason =
-                if open.reason.is_empty() { "NodeClaimNotReady" } else { open.reason.as_str() };
+            let reason = if open.reason.is_empty() {
+                "NodeClaimNotReady"
+            } else {
+                open.reason.as_str()
+            };
             let message = format!("node claim {name} is not {}: {}", open.type_, open.message);
             lacks(reason, message)
         }
-        None => lacks("NodeClaimNotReady", format!("node claim {name} was just made")),
+        None => lacks(
+            "NodeClaimNotReady",
+            format!("node claim {name} was just made"),
+        ),
     })
 }
 
@@ -294,11 +347,17 @@ fn nodes(observed: &Observed) -> Word {
         }
         let gpus_wanted = observed.sizing.as_ref().is_ok_and(|sizing| sizing.gpus > 0);
         if gpus_wanted && node::allocatable_gpus(found) == 0 {
-            return lacks("NodePluginsNotReady", format!("node {name} shows no GPU yet"));
+            return lacks(
+                "NodePluginsNotReady",
+                format!("node {name} shows no GPU yet"),
+            );
         }
     }
     if placed_pods(observed) >= wanted {
-        holds("NodesReady", format!("{} nodes are ready", observed.nodes.len()))
+        holds(
+            "NodesReady",
+            format!("{} nodes are ready", observed.nodes.len()),
+        )
     } else {
         lacks("NodeNotReady", "pods are waiting for nodes")
     }
@@ -306,7 +365,11 @@ fn nodes(observed: &Observed) -> Word {
 
 fn inference_ready(observed: &Observed, resource: &Resource) -> Word {
     let wanted = replicas(observed);
-    let ready = observed.pods.iter().filter(|found| pod::is_ready(found)).count();
+    let ready = observed
+        .pods
+        .iter()
+        .filter(|found| pod::is_ready(found))
+        .count();
     if let Err(why) = &observed.sizing {
         return lacks("WorkspaceInferenceStatusPending", why.clone());
     }
@@ -314,13 +377,19 @@ fn inference_ready(observed: &Observed, resource: &Resource) -> Word {
         return lacks(reason, message);
     }
     if ready >= wanted && resource.both.0 == conditions::Status::True {
-        return holds("WorkspaceInferenceStatusSuccess", format!("{ready} of {wanted} pods are ready"));
+        return holds(
+            "WorkspaceInferenceStatusSuccess",
+            format!("{ready} of {wanted} pods are ready"),
+        );
     }
     if placed_pods(observed) < wanted {
         let placed = placed(observed);
         return lacks("WorkspaceInferenceStatusPending", placed.2);
     }
-    lacks("WorkspaceInferenceStatusPending", format!("{ready} of {wanted} pods are ready"))
+    lacks(
+        "WorkspaceInferenceStatusPending",
+        format!("{ready} of {wanted} pods are ready"),
+    )
 }
 
 fn job_started(observed: &Observed, finished: Option<bool>) -> Word {
@@ -350,16 +419,20 @@ fn tuning_success(observed: &Observed, finished: Option<bool>) -> Word {
 }
 
 fn job_failure(observed: &Observed) -> String {
-    let list = observed.job.as_ref().and_then(|job| job.status.as_ref()?.conditions.clone());
-    let failed = list.unwrap_or_default().into_iter().find(|c| c.type_ == "Failed");
-    failed.and_then(|c| c.message).unwrap_or_else(|| "the job has failed".to_owned())
+    let list = observed
+        .job
+        .as_ref()
+        .and_then(|job| job.status.as_ref()?.conditions.clone());
+    let failed = list
+        .unwrap_or_default()
+        .into_iter()
+        .find(|c| c.type_ == "Failed");
+    failed
+        .and_then(|c| c.message)
+        .unwrap_or_else(|| "the job has failed".to_owned())
 }
 
-fn state(
-    observed: &Observed,
-    finished: Option<bool>,
-    success: conditions::Status,
-) -> &'static str {
+fn state(observed: &Observed, finished: Option<bool>, success: conditions::Status) -> &'static str {
     if observed.tuning {
         let running = !observed.pods.is_empty() && placed_pods(observed) >= replicas(observed);
         return match (finished, running) {
@@ -379,7 +452,10 @@ fn state(
 
 fn plan(observed: &Observed, placed: &Word) -> PlanStatus {
     let Ok(sizing) = &observed.sizing else {
-        return PlanStatus { reason: Some(placed.2.clone()), ..PlanStatus::default() };
+        return PlanStatus {
+            reason: Some(placed.2.clone()),
+            ..PlanStatus::default()
+        };
     };
     let estimate = sizing.estimate.as_ref();
     let bought = observed.nodes.iter().find_map(|(_, found, _)| {

@@ -142,9 +142,11 @@ pub(super) fn next_change(facts: &Facts<'_>) -> Vec<Violation> {
     let now_seconds = facts.snapshot.now_seconds;
     let released: BTreeSet<_> = facts.plan.releases.iter().map(|one| &one.claim).collect();
     let idle = || {
-        facts.snapshot.nodes.iter().filter(|node| {
-            node.used.gpus == 0 && !is_promised(facts, node)
-        })
+        facts
+            .snapshot
+            .nodes
+            .iter()
+            .filter(|node| node.used.gpus == 0 && !is_promised(facts, node))
     };
     let overlooked = idle()
         .filter(|node| grace_end(facts, node).is_some_and(|end| end <= now_seconds))

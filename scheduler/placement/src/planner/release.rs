@@ -19,7 +19,11 @@ pub(crate) struct Idle {
 pub(crate) fn idle_claims(ledger: &Ledger<'_>) -> Idle {
     let snapshot = ledger.snapshot();
     let mut idle = Idle::default();
-    for (claim, since) in ledger.slots().iter().filter_map(|slot| idle_claim(slot, snapshot)) {
+    for (claim, since) in ledger
+        .slots()
+        .iter()
+        .filter_map(|slot| idle_claim(slot, snapshot))
+    {
         let end = since.saturating_add(snapshot.idle_grace_seconds);
         if end <= snapshot.now_seconds {
             let seconds = snapshot.now_seconds.saturating_sub(since);

@@ -22,7 +22,12 @@ pub fn is_transformers(workspace: &Workspace) -> bool {
 }
 
 fn annotation<'a>(workspace: &'a Workspace, key: &str) -> Option<&'a str> {
-    workspace.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    workspace
+        .metadata
+        .annotations
+        .as_ref()?
+        .get(key)
+        .map(String::as_str)
 }
 
 /// The command of the server container.
@@ -33,7 +38,11 @@ pub fn command(workspace: &Workspace, sizing: &Sizing) -> Vec<String> {
     } else {
         vllm(workspace, sizing)
     };
-    if sizing.replicas > 1 { over_nodes(workspace, sizing, &engine) } else { engine }
+    if sizing.replicas > 1 {
+        over_nodes(workspace, sizing, &engine)
+    } else {
+        engine
+    }
 }
 
 fn transformers(workspace: &Workspace, sizing: &Sizing) -> Vec<String> {
@@ -61,14 +70,24 @@ fn vllm(workspace: &Workspace, sizing: &Sizing) -> Vec<String> {
         if let Some(revision) = preset.revision.as_deref() {
             flag("revision", revision.to_owned());
         }
-        let dtype = if preset.is_quantized() { "auto" } else { "bfloat16" };
+        let dtype = if preset.is_quantized() {
+            "auto"
+        } else {
+            "bfloat16"
+        };
         flag("dtype", dtype.to_owned());
     }
     if let Some(estimate) = sizing.estimate.as_ref() {
         flag("max-model-len", estimate.max_context.to_string());
-        flag("gpu-memory-utilization", format!("{:.2}", estimate.utilization));
+        flag(
+            "gpu-memory-utilization",
+            format!("{:.2}", estimate.utilization),
+        );
         flag("tensor-parallel-size", estimate.tensor_parallel.to_string());
-        flag("pipeline-parallel-size", estimate.pipeline_parallel.to_string());
+        flag(
+            "pipeline-parallel-size",
+            estimate.pipeline_parallel.to_string(),
+        );
         if estimate.data_parallel > 1 {
             flag("data-parallel-size", estimate.data_parallel.to_string());
         }
@@ -90,12 +109,17 @@ fn vllm(workspace: &Workspace, sizing: &Sizing) -> Vec<String> {
 
 fn options(workspace: &Workspace, command: &mut Vec<String>) {
     let inference = workspace.spec.inference.as_ref();
-    if inference.and_then(|spec| spec.adapters.as_ref()).is_some_and(|list| !list.is_empty()) {
+    if inference
+        .and_then(|spec| spec.adapters.as_ref())
+        .is_some_and(|list| !list.is_empty())
+    {
         command.push("--enable-lora".to_owned());
         command.push(format!("--kaito-adapters-dir={ADAPTERS_PATH}"));
     }
     if inference.is_some_and(|spec| spec.config.is_some()) {
-        command.push(format!("--kaito-config-file={CONFIG_PATH}/inference_config.yaml"));
+        command.push(format!(
+            "--kaito-config-file={CONFIG_PATH}/inference_config.yaml"
+        ));
     }
 }
 
@@ -111,7 +135,12 @@ fn over_nodes(workspace: &Workspace, sizing: &Sizing, engine: &[String]) -> Vec<
          --ray_port={RAY_PORT}; fi",
         sizing.replicas
     );
-    let mut command = vec!["/bin/bash".to_owned(), "-c".to_owned(), script, "engine".to_owned()];
+    let mut command = vec![
+        "/bin/bash".to_owned(),
+        "-c".to_owned(),
+        script,
+        "engine".to_owned(),
+    ];
     command.extend(engine.iter().cloned());
     command
 }

@@ -30,11 +30,14 @@ pub fn pod_template(workspace: &Workspace, sizing: &Sizing, context: &Context) -
         },
     };
     let meta = template.metadata.get_or_insert_with(ObjectMeta::default);
-    meta.labels.get_or_insert_default().extend(labels(workspace));
+    meta.labels
+        .get_or_insert_default()
+        .extend(labels(workspace));
     if let Some(version) = context.config_version.as_ref() {
-        meta.annotations
-            .get_or_insert_default()
-            .insert(names::ANNOTATION_CONTENT_HASH.to_owned(), names::digest(&[version], 16));
+        meta.annotations.get_or_insert_default().insert(
+            names::ANNOTATION_CONTENT_HASH.to_owned(),
+            names::digest(&[version], 16),
+        );
     }
     pod::gate(template.spec.get_or_insert_default());
     template
@@ -88,7 +91,10 @@ pub fn stateful_set(
 }
 
 fn selector(workspace: &Workspace) -> LabelSelector {
-    LabelSelector { match_labels: Some(labels(workspace)), ..LabelSelector::default() }
+    LabelSelector {
+        match_labels: Some(labels(workspace)),
+        ..LabelSelector::default()
+    }
 }
 
 fn preset_pod(
@@ -98,7 +104,10 @@ fn preset_pod(
     context: &Context,
 ) -> PodSpec {
     let adapters = inference.adapters.as_deref().unwrap_or_default();
-    let mut volumes = vec![pod::empty_dir("dshm", true), pod::empty_dir("weights", false)];
+    let mut volumes = vec![
+        pod::empty_dir("dshm", true),
+        pod::empty_dir("weights", false),
+    ];
     if let Some(config) = inference.config.as_ref() {
         volumes.push(config_volume(config));
     }
@@ -159,7 +168,10 @@ fn server(
 
 /// A private image of the v1alpha1 API wins over the shipped one.
 fn image(inference: &InferenceSpec, context: &Context) -> String {
-    let options = inference.preset.as_ref().and_then(|preset| preset.preset_options.as_ref());
+    let options = inference
+        .preset
+        .as_ref()
+        .and_then(|preset| preset.preset_options.as_ref());
     options
         .and_then(|options| options.image.clone())
         .unwrap_or_else(|| context.images.engine.clone())
@@ -184,7 +196,10 @@ fn environment(inference: &InferenceSpec, sizing: &Sizing) -> Vec<EnvVar> {
             ..EnvVar::default()
         });
     }
-    let options = inference.preset.as_ref().and_then(|preset| preset.preset_options.as_ref());
+    let options = inference
+        .preset
+        .as_ref()
+        .and_then(|preset| preset.preset_options.as_ref());
     if let Some(secret) = options.and_then(|options| options.model_access_secret.clone()) {
         environment.push(EnvVar {
             name: "HF_TOKEN".to_owned(),
@@ -236,8 +251,15 @@ fn adapter_volumes(adapters: &[AdapterSpec]) -> Vec<Volume> {
         .iter()
         .map(|adapter| {
             let (volume, _) = adapter_names(adapter);
-            match adapter.source.as_ref().and_then(|source| source.volume_source.clone()) {
-                Some(own) => Volume { name: volume, ..own },
+            match adapter
+                .source
+                .as_ref()
+                .and_then(|source| source.volume_source.clone())
+            {
+                Some(own) => Volume {
+                    name: volume,
+                    ..own
+                },
                 None => pod::empty_dir(&volume, false),
             }
         })
@@ -282,7 +304,9 @@ fn pull_secrets(adapters: &[AdapterSpec]) -> Option<Vec<LocalObjectReference>> {
         .flatten()
         .map(|secret| (secret, ()))
         .collect();
-    let references: Vec<LocalObjectReference> =
-        secrets.into_keys().map(|name| LocalObjectReference { name: name.clone() }).collect();
+    let references: Vec<LocalObjectReference> = secrets
+        .into_keys()
+        .map(|name| LocalObjectReference { name: name.clone() })
+        .collect();
     (!references.is_empty()).then_some(references)
 }

@@ -79,7 +79,10 @@ pub struct Children {
 pub fn children(workspace: &Workspace, sizing: &Sizing, context: &Context) -> Children {
     if let Some(spec) = workspace.spec.tuning.as_ref() {
         let job = tuning::job(workspace, spec, sizing, context);
-        return Children { services: Vec::new(), workload: Workload::Job(Box::new(sealed(job))) };
+        return Children {
+            services: Vec::new(),
+            workload: Workload::Job(Box::new(sealed(job))),
+        };
     }
     let template = inference::pod_template(workspace, sizing, context);
     let workload = if sizing.replicas > 1 {
@@ -88,7 +91,10 @@ pub fn children(workspace: &Workspace, sizing: &Sizing, context: &Context) -> Ch
     } else {
         Workload::Deployment(Box::new(sealed(inference::deployment(workspace, template))))
     };
-    let services = service::services(workspace, sizing).into_iter().map(sealed).collect();
+    let services = service::services(workspace, sizing)
+        .into_iter()
+        .map(sealed)
+        .collect();
     Children { services, workload }
 }
 
@@ -136,5 +142,7 @@ fn sealed<K: Resource + Serialize>(mut object: K) -> K {
 #[must_use]
 pub fn content_hash<K: Resource>(object: &K) -> Option<&str> {
     let annotations = object.meta().annotations.as_ref()?;
-    annotations.get(names::ANNOTATION_CONTENT_HASH).map(String::as_str)
+    annotations
+        .get(names::ANNOTATION_CONTENT_HASH)
+        .map(String::as_str)
 }

@@ -15,11 +15,16 @@ use kaito_snapshot::sizing::Sizing;
 pub fn gate(spec: &mut PodSpec) {
     let gates = spec.scheduling_gates.get_or_insert_default();
     if !gates.iter().any(|gate| gate.name == names::GATE) {
-        gates.push(PodSchedulingGate { name: names::GATE.to_owned() });
+        gates.push(PodSchedulingGate {
+            name: names::GATE.to_owned(),
+        });
     }
     let tolerations = spec.tolerations.get_or_insert_default();
     for key in [names::RESOURCE_GPU, names::TAINT_SKU] {
-        if !tolerations.iter().any(|toleration| toleration.key.as_deref() == Some(key)) {
+        if !tolerations
+            .iter()
+            .any(|toleration| toleration.key.as_deref() == Some(key))
+        {
             tolerations.push(tolerates(key));
         }
     }
@@ -65,13 +70,21 @@ pub fn container_security() -> SecurityContext {
 /// Requests of CPU and memory, and GPUs as request and limit (Kubernetes wants them equal).
 #[must_use]
 pub fn resources(sizing: &Sizing) -> ResourceRequirements {
-    let Resources { milli_cpu, memory_bytes, gpus, .. } = sizing.requests;
+    let Resources {
+        milli_cpu,
+        memory_bytes,
+        gpus,
+        ..
+    } = sizing.requests;
     let mut requests = BTreeMap::new();
     if milli_cpu > 0 {
         requests.insert("cpu".to_owned(), Quantity(format!("{milli_cpu}m")));
     }
     if memory_bytes > 0 {
-        requests.insert("memory".to_owned(), Quantity(format!("{}Mi", memory_bytes >> 20)));
+        requests.insert(
+            "memory".to_owned(),
+            Quantity(format!("{}Mi", memory_bytes >> 20)),
+        );
     }
     let mut limits = BTreeMap::new();
     if gpus > 0 {
@@ -114,14 +127,20 @@ pub fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
 #[must_use]
 pub fn label_safe(text: &str, longest: usize) -> String {
     let lower = text.to_ascii_lowercase();
-    let safe: String =
-        lower.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let safe: String = lower
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
     let trimmed = safe.trim_matches('-');
     if trimmed == text && text.len() <= longest {
         return text.to_owned();
     }
     let kept: String = trimmed.chars().take(longest.saturating_sub(7)).collect();
-    format!("{}-{}", kept.trim_end_matches('-'), names::digest(&[text], 6))
+    format!(
+        "{}-{}",
+        kept.trim_end_matches('-'),
+        names::digest(&[text], 6)
+    )
 }
 
 #[cfg(test)]

@@ -23,7 +23,11 @@ pub struct Probes {
 pub fn probes(weight_bytes: u64) -> Probes {
     let window = estimate::startup_window_seconds(weight_bytes);
     let failures = i32::try_from(window.div_ceil(10)).unwrap_or(i32::MAX);
-    Probes { startup: health(failures), liveness: health(3), readiness: health(3) }
+    Probes {
+        startup: health(failures),
+        liveness: health(3),
+        readiness: health(3),
+    }
 }
 
 fn health(failure_threshold: i32) -> Probe {

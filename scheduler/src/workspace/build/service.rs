@@ -33,7 +33,14 @@ fn front(workspace: &Workspace, several_nodes: bool) -> Service {
     Service {
         metadata: metadata(workspace, name(workspace)),
         spec: Some(ServiceSpec {
-            type_: Some(if balanced { "LoadBalancer" } else { "ClusterIP" }.to_owned()),
+            type_: Some(
+                if balanced {
+                    "LoadBalancer"
+                } else {
+                    "ClusterIP"
+                }
+                .to_owned(),
+            ),
             selector: Some(selector),
             ports: Some(vec![
                 port("http", SERVICE_PORT, SERVER_PORT),

@@ -24,25 +24,27 @@ const BACKOFF_LIMIT: i32 = 3;
 
 /// The Job.
 #[must_use]
-pub fn job(
-    workspace: &Workspace,
-    tuning: &TuningSpec,
-    sizing: &Sizing,
-    context: &Context,
-) -> Job {
+pub fn job(workspace: &Workspace, tuning: &TuningSpec, sizing: &Sizing, context: &Context) -> Job {
     let mut spec = pod_spec(tuning, sizing, context);
     pod::gate(&mut spec);
-    let mut meta = ObjectMeta { labels: Some(labels(workspace)), ..ObjectMeta::default() };
+    let mut meta = ObjectMeta {
+        labels: Some(labels(workspace)),
+        ..ObjectMeta::default()
+    };
     if let Some(version) = context.config_version.as_ref() {
-        meta.annotations
-            .get_or_insert_default()
-            .insert(names::ANNOTATION_CONTENT_HASH.to_owned(), names::digest(&[version], 16));
+        meta.annotations.get_or_insert_default().insert(
+            names::ANNOTATION_CONTENT_HASH.to_owned(),
+            names::digest(&[version], 16),
+        );
     }
     Job {
         metadata: metadata(workspace, name(workspace)),
         spec: Some(JobSpec {
             backoff_limit: Some(BACKOFF_LIMIT),
-            template: PodTemplateSpec { metadata: Some(meta), spec: Some(spec) },
+            template: PodTemplateSpec {
+                metadata: Some(meta),
+                spec: Some(spec),
+            },
             ..JobSpec::default()
         }),
         ..Job::default()
@@ -70,7 +72,11 @@ fn pod_spec(tuning: &TuningSpec, sizing: &Sizing, context: &Context) -> PodSpec 
             .input
             .as_ref()
             .and_then(|input| input.image_pull_secrets.as_ref())
-            .map(|list| list.iter().map(|n| LocalObjectReference { name: n.clone() }).collect()),
+            .map(|list| {
+                list.iter()
+                    .map(|n| LocalObjectReference { name: n.clone() })
+                    .collect()
+            }),
         restart_policy: Some("Never".to_owned()),
         security_context: Some(pod::security()),
         automount_service_account_token: Some(false),
@@ -96,8 +102,15 @@ fn fetcher(input: &DataSource, context: &Context) -> Option<Container> {
 }
 
 fn trainer(tuning: &TuningSpec, sizing: &Sizing, context: &Context) -> Container {
-    let model = sizing.preset.map(|preset| preset.name.clone()).unwrap_or_default();
-    let method = tuning.method.clone().unwrap_or_default().to_ascii_lowercase();
+    let model = sizing
+        .preset
+        .map(|preset| preset.name.clone())
+        .unwrap_or_default();
+    let method = tuning
+        .method
+        .clone()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     let mut mounts = vec![
         pod::mount("dshm", "/dev/shm", false),
         pod::mount("weights", engine::WEIGHTS_PATH, false),
@@ -128,7 +141,11 @@ fn trainer(tuning: &TuningSpec, sizing: &Sizing, context: &Context) -> Container
 fn pusher(output: &DataDestination, context: &Context) -> Option<Container> {
     let image = output.image.as_ref()?;
     let mut mounts = vec![pod::mount("results", RESULTS_PATH, true)];
-    let mut args = vec!["push".to_owned(), RESULTS_PATH.to_owned(), format!("--tag={image}")];
+    let mut args = vec![
+        "push".to_owned(),
+        RESULTS_PATH.to_owned(),
+        format!("--tag={image}"),
+    ];
     if output.image_push_secret.is_some() {
         mounts.push(pod::mount("credentials", CREDENTIALS_PATH, true));
         args.push(format!("--registry-config={CREDENTIALS_PATH}/config.json"));
@@ -145,7 +162,10 @@ fn pusher(output: &DataDestination, context: &Context) -> Option<Container> {
 
 fn volumes(tuning: &TuningSpec, input: DataSource, output: DataDestination) -> Vec<Volume> {
     let named = |name: &str, own: Option<Volume>| match own {
-        Some(own) => Volume { name: name.to_owned(), ..own },
+        Some(own) => Volume {
+            name: name.to_owned(),
+            ..own
+        },
         None => pod::empty_dir(name, false),
     };
     let mut volumes = vec![

@@ -16,8 +16,9 @@ pub(super) fn of(pod: &Pod) -> Option<(&'static str, String)> {
         .iter()
         .flatten()
         .chain(status.container_statuses.iter().flatten());
-    let mut found: Vec<(usize, &'static str, String)> =
-        containers.filter_map(|container| of_container(&name, container)).collect();
+    let mut found: Vec<(usize, &'static str, String)> = containers
+        .filter_map(|container| of_container(&name, container))
+        .collect();
     found.sort();
     if let Some((_, reason, message)) = found.into_iter().next() {
         return Some((reason, message));
@@ -27,10 +28,17 @@ pub(super) fn of(pod: &Pod) -> Option<(&'static str, String)> {
 
 fn of_container(pod: &str, container: &ContainerStatus) -> Option<(usize, &'static str, String)> {
     let name = &container.name;
-    let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-    let now = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+    let last = container
+        .last_state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
+    let now = container
+        .state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
     let killed = |reason: Option<&str>| reason == Some("OOMKilled");
-    if killed(last.and_then(|s| s.reason.as_deref())) || killed(now.and_then(|s| s.reason.as_deref()))
+    if killed(last.and_then(|s| s.reason.as_deref()))
+        || killed(now.and_then(|s| s.reason.as_deref()))
     {
         let message = format!("container {name} of pod {pod} ran out of memory");
         return Some((0, "ContainerOOMKilled", message));
@@ -45,8 +53,14 @@ fn of_container(pod: &str, container: &ContainerStatus) -> Option<(usize, &'stat
         "CrashLoopBackOff" => (3, "ContainerCrashLoopBackOff"),
         _ => return None,
     };
-    let code = last.map(|state| format!(", last exit code {}", state.exit_code)).unwrap_or_default();
-    Some((order, reason, format!("container {name} of pod {pod}: {why}{code}")))
+    let code = last
+        .map(|state| format!(", last exit code {}", state.exit_code))
+        .unwrap_or_default();
+    Some((
+        order,
+        reason,
+        format!("container {name} of pod {pod}: {why}{code}"),
+    ))
 }
 
 /// Kube-scheduler refuses a pod that we released: volumes, affinity or quota that placement does not judge.
