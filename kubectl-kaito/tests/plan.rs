@@ -1,5 +1,7 @@
 //! The contract of `plan`, held by the built program: documents, exit statuses, streams. No cluster is reachable.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::io::Write;
 use std::process::{Command, Output};
 

@@ -1,6 +1,8 @@
 //! `status`, `why` and `logs` of the built program against scripted answers of an API server: which requests are sent,
 //! what is printed, and the exit status. The script stores nothing; anything with state is tested on a real server.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};

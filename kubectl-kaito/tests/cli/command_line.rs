@@ -154,7 +154,6 @@ fn connection_errors_are_those_of_kubectl() {
              contexts:\n- name: c\n  context: {{cluster: k, user: u}}\nusers:\n- name: u\n  user: {{token: t}}\n"
         ),
     );
-    let broken = plugin.file("broken", "a: [");
     let refused = format!(
         "The connection to the server {closed} was refused - did you specify the right host or port?\n"
     );
@@ -194,6 +193,12 @@ fn connection_errors_are_those_of_kubectl() {
             "{flags:?}"
         );
     }
+}
+
+#[test]
+fn kubeconfigs_that_cannot_be_read_are_named() {
+    let plugin = Plugin::new();
+    let broken = plugin.file("broken", "a: [");
     let run = plugin.run(&["get", "--kubeconfig=nowhere"]);
     assert_eq!(
         run.stderr,
