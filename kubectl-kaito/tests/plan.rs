@@ -1,6 +1,10 @@
 //! The contract of `plan`, held by the built program: documents, exit statuses, streams. No cluster is reachable.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::io::Write;
 use std::process::{Command, Output};

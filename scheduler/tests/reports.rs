@@ -1,5 +1,7 @@
 //! The status of a Workspace from what is seen of its children.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};

@@ -212,7 +212,7 @@ fn strange_objects() -> Vec<Value> {
         with(&|object| object["metadata"]["name"] = json!("a.b")),
         with(&|object| object["metadata"]["labels"] = json!({"a": "-"})),
         with(&|object| {
-            object["metadata"]["annotations"] = json!({"kaito.sh/node-image-family": " Ubuntu "})
+            object["metadata"]["annotations"] = json!({"kaito.sh/node-image-family": " Ubuntu "});
         }),
         with(&|object| object["status"] = json!({"state": "Ready"})),
         with(&|object| {

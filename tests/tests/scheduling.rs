@@ -7,10 +7,10 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use kaito_api::{NodeClaim, Workspace, conditions};
+use kaito_tests::Options;
 use kaito_tests::cluster::{Cluster, Parts};
 use kaito_tests::fixture::{Namespace, NodeShape, create_node};
 use kaito_tests::wait::{wait_for, wait_for_all};
-use kaito_tests::{Options, control_plane};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -159,7 +159,7 @@ async fn two_workspaces_share_a_bought_node_a_third_buys_another_and_an_empty_no
 
 #[tokio::test]
 async fn a_hundred_workspaces_fill_twenty_nodes_though_the_scheduler_is_killed_on_the_way() {
-    let options = control_plane::Options {
+    let options = Options {
         controller_manager_arguments: vec![
             "--kube-api-qps=200".to_owned(),
             "--kube-api-burst=400".to_owned(),

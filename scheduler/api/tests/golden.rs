@@ -1,5 +1,11 @@
 //! The checked-in manifests are exactly what the code generates. `UPDATE_GOLDEN=1` rewrites them; review the diff.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::path::PathBuf;
 
 use kaito_api::crd;

@@ -297,6 +297,78 @@ fn demands(objects: &Objects, memory: &Memory) -> Vec<Demand> {
         .collect()
 }
 
+/// The pods of a Workspace, sorted by where they stand.
+struct Gang<'a> {
+    /// Behind the gate.
+    waiting: Vec<&'a Pod>,
+    /// Nodes of those that have one.
+    placed_on: Vec<String>,
+    /// Whether old pods are on their way out.
+    leaving: bool,
+}
+
+impl<'a> Gang<'a> {
+    fn new(pods: &[&'a Arc<Pod>], memory: &Memory, by_host: &HashMap<String, String>) -> Self {
+        let (leaving, alive): (Vec<&'a Pod>, Vec<&'a Pod>) = pods
+            .iter()
+            .map(|pod| -> &'a Pod { pod })
+            .partition(|pod| pod.metadata.deletion_timestamp.is_some());
+        let placed_on = alive
+            .iter()
+            .filter_map(|pod| node_of(pod, memory, by_host))
+            .collect();
+        let mut waiting = alive;
+        waiting.retain(|pod| {
+            pod::stand(pod) == Stand::Gated && !memory.assumed.contains_key(&key_of(pod))
+        });
+        Self {
+            waiting,
+            placed_on,
+            leaving: !leaving.is_empty(),
+        }
+    }
+
+    /// Names of those that wait, by ordinal; invented ones for a Workspace that has no pods, if that is asked for.
+    fn members(&self, workspace: &Workspace, sizing: &Sizing, invent: bool) -> Vec<String> {
+        let mut members: Vec<String> = self
+            .waiting
+            .iter()
+            .filter_map(|pod| pod.metadata.name.clone())
+            .collect();
+        if invent && members.is_empty() && self.placed_on.is_empty() && !self.leaving {
+            let name = workspace.metadata.name.as_deref().unwrap_or_default();
+            members = (0..sizing.replicas)
+                .map(|ordinal| format!("{name}-{ordinal}"))
+                .collect();
+        }
+        members.sort_by_key(|name| (name.len(), name.clone()));
+        members
+    }
+
+    /// A gang that a crash left half released is completed before anybody else gets a GPU.
+    fn priority(&self, workspace: &Workspace) -> i32 {
+        let own = workspace
+            .spec
+            .scheduling
+            .as_ref()
+            .and_then(|scheduling| scheduling.priority);
+        if self.placed_on.is_empty() {
+            own.unwrap_or(0)
+        } else {
+            i32::MAX
+        }
+    }
+
+    /// Old pods that are going will free their place soon: buying a node for the new ones would waste it.
+    fn purchase(&self, sizing: &Sizing) -> Purchase {
+        if self.leaving {
+            Purchase::Never
+        } else {
+            sizing.purchase.clone()
+        }
+    }
+}
+
 /// The demand of one Workspace; `None` while its gang is not complete or nothing waits.
 fn demand(
     workspace: &Workspace,
@@ -305,70 +377,26 @@ fn demand(
     memory: &Memory,
     by_host: &HashMap<String, String>,
 ) -> Option<Demand> {
-    let alive = |pod: &&&Arc<Pod>| pod.metadata.deletion_timestamp.is_none();
-    let waiting: Vec<_> = pods
-        .iter()
-        .filter(alive)
-        .filter(|pod| pod::stand(pod) == Stand::Gated && !memory.assumed.contains_key(&key_of(pod)))
-        .collect();
-    let placed_on: Vec<String> = pods
-        .iter()
-        .filter(alive)
-        .filter_map(|pod| node_of(pod, memory, by_host))
-        .collect();
-    let mut members: Vec<String> = waiting
-        .iter()
-        .filter_map(|pod| pod.metadata.name.clone())
-        .collect();
-    if members.is_empty() && pods.is_empty() && memory.hypothetical {
-        let name = workspace.metadata.name.as_deref().unwrap_or_default();
-        members = (0..sizing.replicas)
-            .map(|ordinal| format!("{name}-{ordinal}"))
-            .collect();
-    }
-    let complete = members.len() + placed_on.len() >= usize::try_from(sizing.replicas).ok()?;
-    if members.is_empty() || !complete {
+    let gang = Gang::new(pods, memory, by_host);
+    let members = gang.members(workspace, sizing, memory.hypothetical);
+    let present = members.len() + gang.placed_on.len();
+    if members.is_empty() || present < usize::try_from(sizing.replicas).ok()? {
         return None;
     }
-    members.sort_by_key(|name| (name.len(), name.clone()));
-    let example = waiting.first().and_then(|pod| pod.spec.as_ref());
-    // Old pods that are going will free their place soon: buying a node for the new ones would waste it.
-    let leaving = pods
-        .iter()
-        .any(|pod| pod.metadata.deletion_timestamp.is_some());
-    let priority = workspace
-        .spec
-        .scheduling
-        .as_ref()
-        .and_then(|s| s.priority)
-        .unwrap_or(0);
-    let namespace = workspace.metadata.namespace.as_deref().unwrap_or_default();
+    let example = gang.waiting.first().and_then(|pod| pod.spec.as_ref());
+    let meta = &workspace.metadata;
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let created = meta.creation_timestamp.as_ref();
     Some(Demand {
-        name: format!(
-            "{namespace}/{}",
-            workspace.metadata.name.as_deref().unwrap_or_default()
-        ),
-        uid: workspace.metadata.uid.clone().unwrap_or_default(),
-        // A gang that a crash left half released is completed before anybody else gets a GPU.
-        priority: if placed_on.is_empty() {
-            priority
-        } else {
-            i32::MAX
-        },
-        created_seconds: workspace
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map_or(0, |time| time.0.as_second()),
+        name: format!("{namespace}/{}", meta.name.as_deref().unwrap_or_default()),
+        uid: meta.uid.clone().unwrap_or_default(),
+        priority: gang.priority(workspace),
+        created_seconds: created.map_or(0, |time| time.0.as_second()),
         members,
         per_member: example.map_or(sizing.requests, pod::resources),
         constraints: constraints(workspace, sizing, example),
-        purchase: if leaving {
-            Purchase::Never
-        } else {
-            sizing.purchase.clone()
-        },
-        placed_on,
+        purchase: gang.purchase(sizing),
+        placed_on: gang.placed_on,
     })
 }
 

@@ -200,10 +200,9 @@ pub fn gpus(node: &Node) -> Option<Gpus> {
         .cloned()
         .or_else(|| info.map(|info| info.gpu_model.clone()))
         .unwrap_or_default();
-    (count > 0 && memory_bytes > 0).then(|| Gpus {
+    (count > 0 && memory_bytes > 0).then_some(Gpus {
         model,
         count,
         memory_bytes,
-        ..Gpus::default()
     })
 }

@@ -114,7 +114,6 @@ pub fn model(preset: &Preset) -> Model {
         },
         quantized: preset.is_quantized(),
         distributed: true,
-        ..Model::default()
     }
 }
 
@@ -125,7 +124,6 @@ pub fn gpus(info: &InstanceTypeInfo) -> Gpus {
         model: info.gpu_model.clone(),
         count: info.gpu_count,
         memory_bytes: u64::from(info.gpu_memory_gib) * GIB,
-        ..Gpus::default()
     }
 }
 

@@ -86,6 +86,9 @@ async fn apply_job(
 }
 
 /// Deletes the workload of this kind if there is one and it is not going already.
+///
+/// # Errors
+/// The write's.
 pub async fn remove<K>(shared: &Shared, store: &Store<K>, key: &Key) -> Result<(), Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>

@@ -475,6 +475,5 @@ fn plan(observed: &Observed, placed: &Word) -> PlanStatus {
         pipeline_parallel: estimate.map(|estimate| estimate.pipeline_parallel),
         max_context: estimate.map(|estimate| estimate.max_context),
         reason: Some(reason),
-        ..PlanStatus::default()
     }
 }

@@ -12,39 +12,39 @@ use super::CASES;
 
 /// One case.
 #[derive(Debug, Deserialize)]
-pub struct Case {
+pub(crate) struct Case {
     /// Stable id.
-    pub id: String,
+    pub(crate) id: String,
     /// API version.
-    pub api: String,
+    pub(crate) api: String,
     /// `create` or `update`.
-    pub op: String,
+    pub(crate) op: String,
     /// Part under judgement.
-    pub scope: String,
+    pub(crate) scope: String,
     /// Rule that the case exercises.
-    pub rule: String,
+    pub(crate) rule: String,
     /// `ok` or `error`.
-    pub expect: String,
+    pub(crate) expect: String,
     /// Words of the refusal, ignoring case.
-    pub error_contains: Vec<String>,
+    pub(crate) error_contains: Vec<String>,
     /// The part under judgement.
-    pub input: Value,
+    pub(crate) input: Value,
     /// The stored part, for updates.
-    pub old: Option<Value>,
+    pub(crate) old: Option<Value>,
     /// Runtime, when it is not an annotation of the input.
-    pub runtime: String,
+    pub(crate) runtime: String,
     /// What the case is about.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 impl Case {
     /// The object to judge.
-    pub fn object(&self) -> Value {
+    pub(crate) fn object(&self) -> Value {
         self.completed(&self.input)
     }
 
     /// The stored object of an update.
-    pub fn old_object(&self) -> Option<Value> {
+    pub(crate) fn old_object(&self) -> Option<Value> {
         (self.op == "update").then(|| self.completed(self.old.as_ref().unwrap_or(&Value::Null)))
     }
 
@@ -91,13 +91,8 @@ impl Case {
         }
         let other_has = |key| has(Some(&self.input), key) || has(self.old.as_ref(), key);
         let wanted = match (self.scope.as_str(), self.rule.as_str()) {
-            (_, "O8") => {
-                if other_has("inference") {
-                    "tuning"
-                } else {
-                    "inference"
-                }
-            }
+            (_, "O8") if other_has("inference") => "tuning",
+            (_, "O8") => "inference",
             (scope, _) if scope.starts_with("tuning") => "tuning",
             _ => "inference",
         };
@@ -196,7 +191,7 @@ fn fill(object: &mut Value, key: &str, value: Value) {
 }
 
 /// Every case, in the order of the file.
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(CASES);
     let text = std::fs::read_to_string(&path).unwrap();
     text.lines()

@@ -148,10 +148,10 @@ impl World {
             let mut node = node::build(&view, address, now);
             node.metadata.uid = Some(format!("node-of-{}", slot.uid));
             slot.node = Some(node);
-        } else if let Some(node) = &mut slot.node {
-            if let Some(status) = node::status_if_changed(node, &view, address, now) {
-                node.status = Some(status);
-            }
+        } else if let Some(node) = &mut slot.node
+            && let Some(status) = node::status_if_changed(node, &view, address, now)
+        {
+            node.status = Some(status);
         }
     }
 

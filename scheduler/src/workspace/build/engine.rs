@@ -97,10 +97,9 @@ fn vllm(workspace: &Workspace, sizing: &Sizing) -> Vec<String> {
     if sizing.replicas > 1 {
         flag("distributed-executor-backend", "ray".to_owned());
     }
-    if let Some(mode) = annotation(workspace, names::ANNOTATION_PERFORMANCE_MODE) {
-        if mode != "balanced" {
-            flag("performance-mode", mode.to_owned());
-        }
+    let mode = annotation(workspace, names::ANNOTATION_PERFORMANCE_MODE);
+    if let Some(mode) = mode.filter(|mode| *mode != "balanced") {
+        flag("performance-mode", mode.to_owned());
     }
     flag("port", super::SERVER_PORT.to_string());
     options(workspace, &mut command);
