@@ -21,7 +21,7 @@ const MAX_RECONNECTS: u32 = 30;
 /// `workspaces.kaito.sh`.
 ///
 /// # Errors
-/// The server refuses, or cannot be reached for [`MAX_RECONNECTS`] tries in a row.
+/// The server refuses, or cannot be reached for `MAX_RECONNECTS` tries in a row.
 pub async fn until<T>(
     cluster: &Cluster,
     api: &Api<DynamicObject>,

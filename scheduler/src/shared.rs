@@ -1,7 +1,7 @@
 //! What the driver and the placement loop share: stores, writer, queue, sizes, verdicts, and memories of writes that
 //! the stores do not show yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -103,6 +103,17 @@ pub struct Shared {
     written: Mutex<HashMap<Key, WrittenStatus>>,
     applied: Mutex<HashMap<(String, Key), (String, Instant)>>,
     config_maps: Mutex<HashMap<Key, Arc<ConfigMap>>>,
+    journal: Mutex<ClaimJournal>,
+}
+
+/// What happened to claims since the placement loop last looked. A refused claim can come and go between two rounds,
+/// so the stores alone do not tell.
+#[derive(Debug, Default)]
+pub struct ClaimJournal {
+    /// Claims that the cloud has newly refused.
+    pub refused: Vec<Arc<NodeClaim>>,
+    /// Names of all claims that changed.
+    pub changed: HashSet<String>,
 }
 
 /// The event recorder.
@@ -148,7 +159,27 @@ impl Shared {
             written: Mutex::default(),
             applied: Mutex::default(),
             config_maps: Mutex::default(),
+            journal: Mutex::default(),
         }
+    }
+
+    /// Notes a change of a claim for the placement loop.
+    pub fn note_claim(&self, old: Option<&NodeClaim>, new: Option<&Arc<NodeClaim>>) {
+        let refused = |claim: &NodeClaim| kaito_snapshot::node::refusal(claim).is_some();
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = new
+            .map(|claim| claim.name_any())
+            .or_else(|| old.map(ResourceExt::name_any));
+        journal.changed.extend(name);
+        if let Some(new) = new.filter(|new| refused(new) && !old.is_some_and(refused)) {
+            journal.refused.push(Arc::clone(new));
+        }
+    }
+
+    /// What happened to claims since the last call.
+    #[must_use]
+    pub fn take_journal(&self) -> ClaimJournal {
+        std::mem::take(&mut *self.journal.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Forgets a Workspace that is gone.

@@ -72,6 +72,7 @@ pub fn pod(shared: &Shared, change: &Change<Pod>) {
 /// A claim changed: it may become a node, or have been refused.
 pub fn claim(shared: &Shared, change: &Change<NodeClaim>) {
     let Some(object) = either(change) else { return };
+    shared.note_claim(change.0.as_deref(), change.1.as_ref());
     shared.placement.notify_one();
     let name = object.name_any();
     for workspace in shared.stores.workspaces.all() {

@@ -27,7 +27,7 @@ use crate::waiting;
 
 Exit status: 0 gone, 1 errors, 4 still there after --timeout.")]
 pub struct Args {
-    /// [TYPE] NAME… or TYPE/NAME…
+    /// NAME…, TYPE NAME… or TYPE/NAME…
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
     /// Files that name the objects.

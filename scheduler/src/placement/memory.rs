@@ -32,7 +32,6 @@ pub struct LoopMemory {
     ordered: HashMap<String, (Arc<NodeClaim>, Instant)>,
     idle_since: BTreeMap<String, i64>,
     blocked: BTreeMap<String, (BlockedOffer, u32)>,
-    counted: HashSet<String>,
 }
 
 impl LoopMemory {
@@ -62,14 +61,12 @@ impl LoopMemory {
             .collect();
         self.pinned
             .retain(|key, (_, at)| gated.contains(key) && at.elapsed() < TRUST);
-        let shown: HashSet<String> = objects
-            .claims
-            .iter()
-            .map(|claim| claim.name_any())
-            .collect();
+        let journal = shared.take_journal();
         self.ordered
-            .retain(|name, (_, at)| !shown.contains(name) && at.elapsed() < TRUST);
-        self.notice_refusals(shared, objects, now).await;
+            .retain(|name, (_, at)| !journal.changed.contains(name) && at.elapsed() < TRUST);
+        for claim in &journal.refused {
+            self.notice_refusal(shared, claim, now).await;
+        }
         self.notice_idle(objects, now);
     }
 
@@ -97,30 +94,22 @@ impl LoopMemory {
         self.ordered.values().map(|(claim, _)| claim)
     }
 
+    /// Whether a promise is outstanding that no object shows: the next round must not be far.
+    pub fn is_waiting(&self) -> bool {
+        !self.pinned.is_empty() || !self.ordered.is_empty()
+    }
+
     /// A refused claim blocks its instance type for a while and is reported on its buyer, where it outlives the claim.
-    async fn notice_refusals(&mut self, shared: &Shared, objects: &Objects, now: i64) {
-        let known: HashSet<String> = objects
-            .claims
-            .iter()
-            .filter_map(|claim| claim.uid())
-            .collect();
-        self.counted.retain(|uid| known.contains(uid));
-        for claim in objects
-            .claims
-            .iter()
-            .filter(|claim| cluster::is_ours(claim))
-        {
-            let (Some((reason, message)), Some(uid)) = (node::refusal(claim), claim.uid()) else {
-                continue;
-            };
-            let Some(kind) = claim.instance_type() else {
-                continue;
-            };
-            if self.counted.insert(uid) {
-                self.block(kind, reason, message, now);
-                report(shared, claim, kind, message).await;
-            }
-        }
+    async fn notice_refusal(&mut self, shared: &Shared, claim: &NodeClaim, now: i64) {
+        let (Some((reason, message)), true) = (node::refusal(claim), cluster::is_ours(claim))
+        else {
+            return;
+        };
+        let Some(kind) = claim.instance_type() else {
+            return;
+        };
+        self.block(kind, reason, message, now);
+        report(shared, claim, kind, message).await;
     }
 
     fn block(&mut self, instance_type: &str, reason: &str, message: &str, now: i64) {

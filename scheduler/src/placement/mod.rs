@@ -20,6 +20,8 @@ use memory::LoopMemory;
 
 /// Changes that arrive together are planned together; also the least time between two rounds.
 const DEBOUNCE: Duration = Duration::from_millis(5);
+/// A round while a write is outstanding that no object shows yet.
+const OUTSTANDING: Duration = Duration::from_secs(5);
 /// A round without any change, in case a watch missed one.
 const RESYNC: Duration = Duration::from_secs(600);
 
@@ -71,6 +73,9 @@ async fn round(shared: &Shared, memory: &mut LoopMemory) -> Duration {
     let failed = act::carry_out(shared, memory, &objects, plan).await;
     if failed {
         return Duration::from_secs(1);
+    }
+    if memory.is_waiting() {
+        return OUTSTANDING;
     }
     next.map_or(RESYNC, |at| {
         let wait = u64::try_from((at - now).max(1)).unwrap_or(1);

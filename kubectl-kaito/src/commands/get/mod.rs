@@ -30,7 +30,7 @@ use self::rows::View;
   # Follow changes
   kubectl kaito get -w")]
 pub struct Args {
-    /// [TYPE] [NAME…] or TYPE/NAME…; TYPE is workspace when left out
+    /// TYPE, TYPE NAME…, NAME… or TYPE/NAME…; TYPE is workspace when left out
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
     /// Output: wide, json, yaml, name, jsonpath=TEMPLATE, custom-columns=TITLE:PATH,…

@@ -33,7 +33,7 @@ pub use self::goal::Goal;
 
 Exit status: 0 reached, 1 errors, 4 timed out (kubectl: 1), 5 will not become ready by waiting.")]
 pub struct Args {
-    /// [TYPE] NAME… or TYPE/NAME…
+    /// NAME…, TYPE NAME… or TYPE/NAME…
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
     /// ready, deleted, create, delete, condition=NAME[=VALUE], jsonpath='{PATH}'[=VALUE]; may be repeated

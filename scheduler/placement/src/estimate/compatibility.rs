@@ -70,7 +70,7 @@ pub enum Shape<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompatibilityError {
-    /// [unknown_instance_type]
+    /// `unknown_instance_type`.
     #[error(
         "instance type {instance_type} is not in the size table; use one that `kubectl kaito plan` lists"
     )]
@@ -78,25 +78,25 @@ pub enum CompatibilityError {
         /// The name asked for.
         instance_type: String,
     },
-    /// [no_ready_nodes]
+    /// `no_ready_nodes`.
     #[error("none of the {listed} matching nodes is ready; label or repair a GPU node")]
     NoReadyNodes {
         /// Nodes that match.
         listed: usize,
     },
-    /// [node_list_failed]
+    /// `node_list_failed`.
     #[error("listing the nodes failed ({reason}); try again")]
     NodeListFailed {
         /// The API server's words.
         reason: String,
     },
-    /// [missing_gpu_labels]
+    /// `missing_gpu_labels`.
     #[error("the first ready node has no {label} label; run GPU feature discovery on it")]
     MissingGpuLabels {
         /// Label.
         label: &'static str,
     },
-    /// [partition_too_large]
+    /// `partition_too_large`.
     #[error("the partition takes {asked} GPUs, but the node has {available}; ask for fewer")]
     PartitionTooLarge {
         /// GPUs asked for.
@@ -104,13 +104,13 @@ pub enum CompatibilityError {
         /// GPUs of the node.
         available: u32,
     },
-    /// [invalid_mig_profile]
+    /// `invalid_mig_profile`.
     #[error("MIG profile {profile:?} is not of the form 3g.47gb; use one of the device's profiles")]
     InvalidMigProfile {
         /// Text.
         profile: String,
     },
-    /// [mig_slice_too_small]
+    /// `mig_slice_too_small`.
     #[error(
         "the model needs {slices} MIG slices, but cannot use more than one; use a bigger profile"
     )]
@@ -118,7 +118,7 @@ pub enum CompatibilityError {
         /// Slices that the formula counts.
         slices: u32,
     },
-    /// [gpu_too_small]
+    /// `gpu_too_small`.
     #[error(
         "overhead and KV cache of one GPU ({reserve_bytes} bytes) exceed what the engine may take ({usable_bytes} \
          bytes); use a bigger GPU or a smaller context"
@@ -129,7 +129,7 @@ pub enum CompatibilityError {
         /// GPU memory × utilisation, bytes.
         usable_bytes: u64,
     },
-    /// [not_distributable]
+    /// `not_distributable`.
     #[error("the model needs {nodes} nodes, but may not span nodes; use a bigger instance type")]
     NotDistributable {
         /// Nodes that the formula counts.
