@@ -15,6 +15,8 @@ const WATCH_SECONDS: u32 = 290;
 /// Pause after a connection was lost, and how often in a row that may happen.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 const MAX_RECONNECTS: u32 = 30;
+/// Pause between a watch that ended and the next list.
+const RELIST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Looks at an object each time it changes, until `check` has an answer or the deadline passes (then none).
 /// `check` gets nothing while the object does not exist. `what` names the resource, for example
@@ -91,12 +93,37 @@ async fn follow<T>(
         let params = WatchParams::default()
             .fields(&selector)
             .timeout(WATCH_SECONDS);
-        if let Some(answer) = watch(api, &params, &version, &mut check).await {
-            return Ok(answer);
+        match watch(api, &params, &version, &mut check).await {
+            Watched::Answer(answer) => return Ok(answer),
+            Watched::Ended => {
+                losses = 1;
+                tokio::time::sleep(RELIST_PAUSE).await;
+            }
+            Watched::Failed(error) => {
+                losses += 1;
+                if is_refusal(&error) || losses >= MAX_RECONNECTS {
+                    let failed = async { Err::<T, _>(error) };
+                    return cluster.call(&format!("watch {what}"), failed).await;
+                }
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+            }
         }
-        losses = 1;
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// How a watch ended.
+enum Watched<T> {
+    /// The check had an answer.
+    Answer(T),
+    /// The server closed it, as it does from time to time.
+    Ended,
+    /// It could not be opened.
+    Failed(kube::Error),
+}
+
+/// Whether trying again would be refused again.
+fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403))
 }
 
 /// Looks at events until there is an answer or the watch ends, for whatever reason.
@@ -105,8 +132,11 @@ async fn watch<T>(
     params: &WatchParams,
     version: &str,
     check: &mut impl FnMut(Option<&Value>) -> Option<T>,
-) -> Option<T> {
-    let mut events = api.watch(params, version).await.ok()?.boxed();
+) -> Watched<T> {
+    let mut events = match api.watch(params, version).await {
+        Ok(events) => events.boxed(),
+        Err(error) => return Watched::Failed(error),
+    };
     while let Ok(Some(event)) = events.try_next().await {
         let answer = match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
@@ -114,11 +144,11 @@ async fn watch<T>(
             }
             WatchEvent::Deleted(_) => check(None),
             WatchEvent::Bookmark(_) => None,
-            WatchEvent::Error(_) => return None,
+            WatchEvent::Error(_) => return Watched::Ended,
         };
-        if answer.is_some() {
-            return answer;
+        if let Some(answer) = answer {
+            return Watched::Answer(answer);
         }
     }
-    None
+    Watched::Ended
 }

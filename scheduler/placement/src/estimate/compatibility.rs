@@ -66,7 +66,7 @@ pub enum Shape<'a> {
     },
 }
 
-/// Why KAITO counts no nodes. The names in brackets are those of its error kinds.
+/// Why KAITO counts no nodes; each by the name of its error kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompatibilityError {
