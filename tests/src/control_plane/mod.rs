@@ -51,6 +51,8 @@ pub struct Options {
     pub api_server_arguments: Vec<String>,
     /// Further arguments of kube-controller-manager.
     pub controller_manager_arguments: Vec<String>,
+    /// Further arguments of kube-scheduler.
+    pub scheduler_arguments: Vec<String>,
 }
 
 impl Options {
@@ -74,6 +76,7 @@ impl Options {
             node_grace: Duration::from_secs(3600),
             api_server_arguments: Vec::new(),
             controller_manager_arguments: Vec::new(),
+            scheduler_arguments: Vec::new(),
         }
     }
 

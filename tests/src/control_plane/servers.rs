@@ -206,8 +206,10 @@ impl Files {
         arguments
     }
 
-    pub(super) fn scheduler(&self) -> Vec<String> {
-        self.control_loop("kube-scheduler")
+    pub(super) fn scheduler(&self, options: &Options) -> Vec<String> {
+        let mut arguments = self.control_loop("kube-scheduler");
+        arguments.extend(options.scheduler_arguments.iter().cloned());
+        arguments
     }
 
     fn control_loop(&self, server: &str) -> Vec<String> {

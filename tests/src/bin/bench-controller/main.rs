@@ -31,6 +31,9 @@ struct Arguments {
     /// Requests per second that kube-controller-manager may make for each of its controllers (its default is 20)
     #[arg(long, default_value_t = 20)]
     controller_manager_qps: u32,
+    /// Requests per second that kube-scheduler may make (its default is 50)
+    #[arg(long)]
+    scheduler_qps: Option<u32>,
     /// Leave out the packing runs
     #[arg(long)]
     no_packing: bool,

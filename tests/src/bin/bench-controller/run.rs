@@ -194,6 +194,12 @@ pub(crate) async fn own_nodes(arguments: &Arguments, table: &mut Table) -> Resul
         format!("--kube-api-qps={qps}"),
         format!("--kube-api-burst={}", qps + qps / 2),
     ];
+    if let Some(qps) = arguments.scheduler_qps {
+        options.scheduler_arguments = vec![
+            format!("--kube-api-qps={qps}"),
+            format!("--kube-api-burst={}", qps + qps / 2),
+        ];
+    }
     let bed = Bed::start(options, "byo").await?;
     say(&format!("making {} nodes of one GPU", arguments.many));
     make_nodes(&bed.client, arguments.many).await?;
