@@ -2,7 +2,7 @@
 //!
 //! A store only mirrors; it decides nothing. Whoever needs to know of changes gets `(old, new)` with each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -123,7 +123,7 @@ impl<K: Resource> Store<K> {
         K: Debug,
     {
         pin_mut!(events);
-        let mut listed: HashMap<Key, ()> = HashMap::new();
+        let mut listed: HashSet<Key> = HashSet::new();
         loop {
             let event = match events.try_next().await {
                 Ok(Some(event)) => event,
@@ -136,18 +136,18 @@ impl<K: Resource> Store<K> {
             match event {
                 watcher::Event::Init => listed.clear(),
                 watcher::Event::InitApply(object) => {
-                    listed.insert(key(&object), ());
+                    listed.insert(key(&object));
                     changed(self.put(object));
                 }
                 watcher::Event::Apply(object) => changed(self.put(object)),
                 watcher::Event::Delete(object) => changed(self.take(&key(&object))),
                 watcher::Event::InitDone => {
                     for gone in self.all().iter().map(|object| key(object.as_ref())) {
-                        if !listed.contains_key(&gone) {
+                        if !listed.contains(&gone) {
                             changed(self.take(&gone));
                         }
                     }
-                    listed = HashMap::new();
+                    listed = HashSet::new();
                     self.filled.send_replace(true);
                 }
             }

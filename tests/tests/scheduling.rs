@@ -67,13 +67,13 @@ async fn gpus_by_node(client: &Client) -> BTreeMap<String, u64> {
         let spec = pod.spec.as_ref().unwrap();
         let ended = pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Succeeded");
         if let (Some(node), false) = (spec.node_name.as_ref(), ended) {
-            *held.entry(node.clone()).or_default() += kaito_gpus(&pod);
+            *held.entry(node.clone()).or_default() += requested_gpus(&pod);
         }
     }
     held
 }
 
-fn kaito_gpus(pod: &Pod) -> u64 {
+fn requested_gpus(pod: &Pod) -> u64 {
     let spec = pod.spec.as_ref().unwrap();
     let each = |container: &k8s_openapi::api::core::v1::Container| {
         let limits = container.resources.as_ref()?.limits.as_ref()?;
@@ -379,7 +379,7 @@ async fn a_changed_configuration_rolls_the_pods_without_buying_a_second_node() {
         "kaito.sh/workspace=phi",
         "a new pod is ready",
         LIMIT,
-        |all| all.len() == 1 && all[0].name_any() != old && kaito_snapshot_ready(&all[0]),
+        |all| all.len() == 1 && all[0].name_any() != old && is_ready(&all[0]),
     )
     .await
     .unwrap();
@@ -390,7 +390,7 @@ async fn a_changed_configuration_rolls_the_pods_without_buying_a_second_node() {
     );
 }
 
-fn kaito_snapshot_ready(pod: &Pod) -> bool {
+fn is_ready(pod: &Pod) -> bool {
     let list = pod
         .status
         .as_ref()

@@ -12,7 +12,7 @@ const RAY_PORT: u16 = 6379;
 pub const WEIGHTS_PATH: &str = "/workspace/weights";
 /// Where the engine configuration is mounted.
 pub const CONFIG_PATH: &str = "/mnt/config";
-/// Where adapters are mounted, one folder each.
+/// Where adapters are mounted, one folder each; the engine image serves every folder that it finds here.
 pub const ADAPTERS_PATH: &str = "/mnt/adapter";
 
 /// Whether the Workspace asks for KAITO's transformers server instead of vLLM.
@@ -113,7 +113,6 @@ fn options(workspace: &Workspace, command: &mut Vec<String>) {
         .is_some_and(|list| !list.is_empty())
     {
         command.push("--enable-lora".to_owned());
-        command.push(format!("--kaito-adapters-dir={ADAPTERS_PATH}"));
     }
     if inference.is_some_and(|spec| spec.config.is_some()) {
         command.push(format!(
