@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use kube::api::{Api, ApiResource, DynamicObject};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{self, Scope};
 
@@ -104,6 +104,47 @@ impl Kind {
     pub fn everywhere(&self, cluster: &Cluster) -> Api<DynamicObject> {
         Api::all_with(cluster.client().clone(), &self.resource)
     }
+
+    /// Namespaces and names of the objects of this kind that a selection means.
+    ///
+    /// # Errors
+    /// The list is refused or the server cannot be reached.
+    pub async fn select(
+        &self,
+        cluster: &Cluster,
+        selection: &Selection<'_>,
+    ) -> Result<Vec<(String, String)>, Failure> {
+        let api = match selection.namespace {
+            Some(namespace) => self.api(cluster, namespace),
+            None => self.everywhere(cluster),
+        };
+        let params = ListParams {
+            label_selector: selection.labels.map(str::to_owned),
+            field_selector: selection.fields.map(str::to_owned),
+            ..ListParams::default()
+        };
+        let what = format!("list {}", self.resource_name());
+        let list = cluster.call(&what, api.list_metadata(&params)).await?;
+        let named = list.items.into_iter().map(|item| {
+            let meta = item.metadata;
+            (
+                meta.namespace.unwrap_or_default(),
+                meta.name.unwrap_or_default(),
+            )
+        });
+        Ok(named.collect())
+    }
+}
+
+/// Objects that a user means without naming them.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'a> {
+    /// Where; absent for all namespaces.
+    pub namespace: Option<&'a str>,
+    /// Label selector; absent for all.
+    pub labels: Option<&'a str>,
+    /// Field selector; absent for all.
+    pub fields: Option<&'a str>,
 }
 
 /// Reads `[TYPE] [NAME…]` and `TYPE/NAME…`. Without a type, names are Workspaces; without a name, the kind alone is

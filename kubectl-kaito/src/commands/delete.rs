@@ -1,14 +1,14 @@
 //! `delete`: remove objects, and by default wait until they are gone.
 
 use futures::future::join_all;
-use kube::api::{DeleteParams, ListParams, Preconditions, PropagationPolicy};
+use kube::api::{DeleteParams, Preconditions, PropagationPolicy};
 use tokio::time::Instant;
 
 use crate::Context;
 use crate::cli::dry_run::{DryRun, DryRunFlag};
 use crate::cli::duration::{self, GoDuration};
 use crate::cluster::Cluster;
-use crate::cluster::kinds::{self, Kind, Resolver};
+use crate::cluster::kinds::{self, Kind, Resolver, Selection};
 use crate::error::{Exit, Failure};
 use crate::manifest::check;
 use crate::manifest::source::{self, SourceFlags};
@@ -184,29 +184,19 @@ async fn of_files(
 }
 
 async fn selected(args: &Args, kind: &Kind, cluster: &Cluster) -> Result<Vec<Victim>, Failure> {
-    let api = if args.all_namespaces {
-        kind.everywhere(cluster)
-    } else {
-        kind.api(cluster, cluster.namespace())
+    let selection = Selection {
+        namespace: (!args.all_namespaces).then(|| cluster.namespace()),
+        labels: args.selector.as_deref(),
+        fields: args.field_selector.as_deref(),
     };
-    let mut params = ListParams::default();
-    params.label_selector.clone_from(&args.selector);
-    params.field_selector.clone_from(&args.field_selector);
-    let list = cluster
-        .call(
-            &format!("list {}", kind.resource_name()),
-            api.list_metadata(&params),
-        )
-        .await?;
-    let victim = |metadata: kube::core::ObjectMeta| Victim {
-        kind: kind.clone(),
-        namespace: metadata.namespace.unwrap_or_default(),
-        name: metadata.name.unwrap_or_default(),
-    };
-    Ok(list
-        .items
+    let found = kind.select(cluster, &selection).await?;
+    Ok(found
         .into_iter()
-        .map(|item| victim(item.metadata))
+        .map(|(namespace, name)| Victim {
+            kind: kind.clone(),
+            namespace,
+            name,
+        })
         .collect())
 }
 

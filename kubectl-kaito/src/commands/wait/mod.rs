@@ -3,13 +3,12 @@
 mod goal;
 
 use futures::future::join_all;
-use kube::api::ListParams;
 use tokio::time::Instant;
 
 use crate::Context;
 use crate::cli::duration::{self, GoDuration};
 use crate::cluster::Cluster;
-use crate::cluster::kinds::{self, Kind};
+use crate::cluster::kinds::{self, Kind, Selection};
 use crate::error::{Exit, Failure};
 use crate::output::escape;
 use crate::output::printer::Tone;
@@ -139,31 +138,15 @@ async fn selected(
     kind: &Kind,
     cluster: &Cluster,
 ) -> Result<Vec<(Kind, String, String)>, Failure> {
-    let api = if args.all_namespaces {
-        kind.everywhere(cluster)
-    } else {
-        kind.api(cluster, cluster.namespace())
+    let selection = Selection {
+        namespace: (!args.all_namespaces).then(|| cluster.namespace()),
+        labels: args.selector.as_deref(),
+        fields: args.field_selector.as_deref(),
     };
-    let mut params = ListParams::default();
-    params.label_selector.clone_from(&args.selector);
-    params.field_selector.clone_from(&args.field_selector);
-    let list = cluster
-        .call(
-            &format!("list {}", kind.resource_name()),
-            api.list_metadata(&params),
-        )
-        .await?;
-    let object = |metadata: kube::core::ObjectMeta| {
-        (
-            kind.clone(),
-            metadata.namespace.unwrap_or_default(),
-            metadata.name.unwrap_or_default(),
-        )
-    };
-    Ok(list
-        .items
+    let found = kind.select(cluster, &selection).await?;
+    Ok(found
         .into_iter()
-        .map(|item| object(item.metadata))
+        .map(|(namespace, name)| (kind.clone(), namespace, name))
         .collect())
 }
 
