@@ -196,7 +196,8 @@ impl Writer {
         }
     }
 
-    /// Deletes the object with this name and UID in the background; one that is gone already is success.
+    /// Deletes the object with this name and UID in the background; one that is gone already is success. A conflict is
+    /// not: whether the UID or only the moment was wrong, the object may still be there.
     ///
     /// # Errors
     /// See [`Error`].
@@ -217,7 +218,13 @@ impl Writer {
             .await
         {
             Ok(_) => Ok(()),
-            Err(error) if error.is_stale() => Ok(()),
+            Err(error)
+                if error
+                    .status()
+                    .is_some_and(kube::core::Status::is_not_found) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::control_plane::{self, ControlPlane};
+use crate::fault_proxy::{FaultProxy, Faults};
 use crate::programs;
 use crate::supervise::{self, Launch, Supervised};
 
@@ -34,15 +35,20 @@ pub enum Error {
     /// A scenario file could not be written.
     #[error("writing the scenario of the simulated cloud")]
     Scenario(#[source] std::io::Error),
+    /// The fault proxy could not listen.
+    #[error("starting the fault proxy")]
+    Proxy(#[source] std::io::Error),
 }
 
 /// What runs besides the control plane.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Parts {
     /// Arguments of `kaito-scheduler run` besides connection and health address.
     pub scheduler_arguments: Vec<String>,
     /// Scenario of the simulated cloud; absent: no provisioner runs.
     pub scenario: Option<String>,
+    /// How the API server fails towards the scheduler; absent: it does not.
+    pub faults: Option<Faults>,
 }
 
 /// A running cluster; everything stops when it is dropped.
@@ -50,6 +56,7 @@ pub struct Cluster {
     scheduler: Option<Supervised>,
     // Dropped after the scheduler and before the control plane.
     _provisioner: Option<Supervised>,
+    proxy: Option<FaultProxy>,
     parts: Parts,
     plane: ControlPlane,
 }
@@ -66,9 +73,18 @@ impl Cluster {
             Some(scenario) => Some(provisioner(&plane, scenario).await?),
             None => None,
         };
+        let proxy = match parts.faults.clone() {
+            Some(faults) => {
+                let upstream = plane.client_without_credentials().await?;
+                let started = FaultProxy::start(upstream, faults).await;
+                Some(started.map_err(Error::Proxy)?)
+            }
+            None => None,
+        };
         let mut cluster = Self {
             scheduler: None,
             _provisioner: provisioner,
+            proxy,
             parts,
             plane,
         };
@@ -82,6 +98,11 @@ impl Cluster {
         &self.plane
     }
 
+    /// The proxy between the scheduler and the API server, if [`Parts`] asks for faults.
+    pub const fn proxy(&mut self) -> Option<&mut FaultProxy> {
+        self.proxy.as_mut()
+    }
+
     /// Process id of the scheduler's supervisor; 0 while it does not run.
     #[must_use]
     pub fn scheduler_pid(&self) -> i32 {
@@ -93,9 +114,11 @@ impl Cluster {
     /// # Errors
     /// [`Error`] if there is no token or no program.
     pub async fn start_scheduler(&mut self) -> Result<(), Error> {
-        let account = self
-            .plane
-            .service_account_kubeconfig(SYSTEM_NAMESPACE, "kaito-scheduler");
+        let endpoint = self.proxy.as_ref().map(FaultProxy::endpoint);
+        let endpoint = endpoint.as_deref().unwrap_or(self.plane.endpoint());
+        let account =
+            self.plane
+                .kubeconfig_by_way_of(endpoint, SYSTEM_NAMESPACE, "kaito-scheduler");
         let kubeconfig = account.await?;
         let log = self.plane.folder().join("kaito-scheduler.log");
         let launch = Launch::new(

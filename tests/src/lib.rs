@@ -12,6 +12,7 @@
 pub mod binaries;
 pub mod cluster;
 pub mod control_plane;
+pub mod fault_proxy;
 pub mod fixture;
 pub mod programs;
 pub mod supervise;

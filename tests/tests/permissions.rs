@@ -205,6 +205,7 @@ async fn the_scheduler_is_refused_nothing_and_granted_nothing_that_it_does_not_u
     let parts = Parts {
         scheduler_arguments: vec!["--idle-node-grace=0".to_owned()],
         scenario: Some("pods: {}".to_owned()),
+        ..Parts::default()
     };
     let cluster = Cluster::start(Options::full().audited(), parts)
         .await

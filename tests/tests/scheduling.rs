@@ -87,6 +87,7 @@ async fn two_workspaces_share_a_bought_node_a_third_buys_another_and_an_empty_no
     let parts = Parts {
         scheduler_arguments: vec!["--idle-node-grace=1".to_owned()],
         scenario: Some(INSTANT.to_owned()),
+        ..Parts::default()
     };
     let cluster = Cluster::start(Options::full(), parts).await.unwrap();
     let namespace = Namespace::create(cluster.plane(), "share").await.unwrap();
@@ -246,6 +247,7 @@ async fn a_refused_purchase_is_explained_on_the_workspace_and_nothing_leaks() {
     let parts = Parts {
         scheduler_arguments: Vec::new(),
         scenario: Some("quota: [{match: Standard_NC*, nodes: 0}]".to_owned()),
+        ..Parts::default()
     };
     let cluster = Cluster::start(Options::full(), parts).await.unwrap();
     let namespace = Namespace::create(cluster.plane(), "quota").await.unwrap();
@@ -309,6 +311,7 @@ async fn a_tuning_run_ends_succeeded_and_its_node_goes_back() {
     let parts = Parts {
         scheduler_arguments: vec!["--idle-node-grace=0".to_owned()],
         scenario: Some(INSTANT.to_owned()),
+        ..Parts::default()
     };
     let cluster = Cluster::start(Options::full(), parts).await.unwrap();
     let namespace = Namespace::create(cluster.plane(), "tune").await.unwrap();
@@ -341,6 +344,7 @@ async fn a_changed_configuration_rolls_the_pods_without_buying_a_second_node() {
     let parts = Parts {
         scheduler_arguments: Vec::new(),
         scenario: Some(INSTANT.to_owned()),
+        ..Parts::default()
     };
     let cluster = Cluster::start(Options::full(), parts).await.unwrap();
     let namespace = Namespace::create(cluster.plane(), "roll").await.unwrap();
@@ -406,6 +410,7 @@ async fn own_nodes_mode_never_buys_and_says_what_is_missing() {
     let parts = Parts {
         scheduler_arguments: vec!["--node-provisioner=byo".to_owned()],
         scenario: Some(INSTANT.to_owned()),
+        ..Parts::default()
     };
     let cluster = Cluster::start(Options::full(), parts).await.unwrap();
     let namespace = Namespace::create(cluster.plane(), "byo").await.unwrap();

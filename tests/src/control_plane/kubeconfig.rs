@@ -13,6 +13,8 @@ pub(super) enum Identity<'a> {
     Certificate(&'a Pair),
     /// A ServiceAccount's token.
     Token(&'a str),
+    /// It does not.
+    Nobody,
 }
 
 /// A kubeconfig with one cluster, one user and one context in namespace `namespace`.
@@ -28,6 +30,7 @@ pub(super) fn render(
             "client-key": pair.key,
         }),
         Identity::Token(token) => json!({ "token": token }),
+        Identity::Nobody => json!({}),
     };
     let document: Value = json!({
         "apiVersion": "v1",

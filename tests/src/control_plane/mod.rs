@@ -223,6 +223,22 @@ impl ControlPlane {
         client_of(&self.kubeconfig_path()).await
     }
 
+    /// A client that trusts this control plane and has no credentials: requests bring their own.
+    ///
+    /// # Errors
+    /// [`Error::Kubeconfig`] or [`Error::Api`] if it cannot be made.
+    pub async fn client_without_credentials(&self) -> Result<Client, Error> {
+        let path = self.files.kubeconfig("anonymous");
+        let text = render(
+            &self.endpoint,
+            &self.files.authority.certificate,
+            &Identity::Nobody,
+            "default",
+        );
+        certificates::write(&path, &text)?;
+        client_of(&path).await
+    }
+
     /// Kubeconfig with every right, for kubectl and our own programs.
     #[must_use]
     pub fn kubeconfig_path(&self) -> PathBuf {
@@ -236,6 +252,21 @@ impl ControlPlane {
     /// [`Error::Api`] if the account does not exist.
     pub async fn service_account_kubeconfig(
         &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<PathBuf, Error> {
+        self.kubeconfig_by_way_of(&self.endpoint, namespace, name)
+            .await
+    }
+
+    /// As [`ControlPlane::service_account_kubeconfig`], for a client that reaches the API server at `endpoint`, such
+    /// as a proxy.
+    ///
+    /// # Errors
+    /// [`Error::Api`] if the account does not exist.
+    pub async fn kubeconfig_by_way_of(
+        &self,
+        endpoint: &str,
         namespace: &str,
         name: &str,
     ) -> Result<PathBuf, Error> {
@@ -260,12 +291,7 @@ impl ControlPlane {
         })?;
         let path = self.files.kubeconfig(&format!("{namespace}.{name}"));
         let authority = &self.files.authority.certificate;
-        let text = render(
-            &self.endpoint,
-            authority,
-            &Identity::Token(&token),
-            namespace,
-        );
+        let text = render(endpoint, authority, &Identity::Token(&token), namespace);
         certificates::write(&path, &text)?;
         Ok(path)
     }
