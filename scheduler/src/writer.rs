@@ -218,13 +218,7 @@ impl Writer {
             .await
         {
             Ok(_) => Ok(()),
-            Err(error)
-                if error
-                    .status()
-                    .is_some_and(kube::core::Status::is_not_found) =>
-            {
-                Ok(())
-            }
+            Err(error) if error.status().is_some_and(kube::core::Status::is_not_found) => Ok(()),
             Err(error) => Err(error),
         }
     }

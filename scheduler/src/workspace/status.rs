@@ -3,22 +3,26 @@
 //! It reports; it never decides. Messages say what is waited for and what would end the wait.
 
 mod cause;
+mod job;
+mod resources;
 
 use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kaito_api::workspace::{PlanStatus, WorkspaceStatus};
-use kaito_api::{NodeClaim, Workspace, conditions, nodeclaim};
+use kaito_api::{NodeClaim, Workspace, conditions};
 use kaito_placement::plan::Blocker;
 use kaito_snapshot::cluster::ClaimIndex;
+use kaito_snapshot::pod;
 use kaito_snapshot::pod::Stand;
 use kaito_snapshot::sizing::{NodeMode, Sizing};
-use kaito_snapshot::{node, pod};
 use kube::ResourceExt;
 
 use crate::shared::{Shared, Verdict};
 use crate::store::Key;
+use job::{finished, job_started, tuning_success};
+use resources::{Resource, resource};
 
 /// Everything that a status depends on.
 #[derive(Clone, Debug)]
@@ -174,19 +178,6 @@ pub fn derive(observed: &Observed) -> WorkspaceStatus {
     status
 }
 
-/// `Some(true)` when the Job has succeeded, `Some(false)` when it has failed for good.
-fn finished(job: Option<&Job>) -> Option<bool> {
-    let list = job?.status.as_ref()?.conditions.as_ref()?;
-    let has = |kind: &str| list.iter().any(|c| c.type_ == kind && c.status == "True");
-    if has("Complete") {
-        Some(true)
-    } else if has("Failed") {
-        Some(false)
-    } else {
-        None
-    }
-}
-
 fn replicas(observed: &Observed) -> usize {
     observed
         .sizing
@@ -240,129 +231,6 @@ pub const fn blocker_name(blocker: &Blocker) -> &'static str {
     }
 }
 
-struct Resource {
-    claims: Word,
-    nodes: Word,
-    both: Word,
-}
-
-fn resource(observed: &Observed, finished: bool) -> Resource {
-    let claims = if finished {
-        holds("NodeClaimsReady", "the job has ended")
-    } else {
-        claims(observed)
-    };
-    let nodes = if finished {
-        holds("NodesReady", "the job has ended")
-    } else {
-        nodes(observed)
-    };
-    let both = match (claims.0, nodes.0, observed.mode) {
-        (conditions::Status::True, conditions::Status::True, _)
-        | (_, conditions::Status::True, NodeMode::OwnNodes) => {
-            holds("workspaceResourceStatusSuccess", "all nodes are ready")
-        }
-        (conditions::Status::True, ..) | (.., NodeMode::OwnNodes) => {
-            lacks(&nodes.1, nodes.2.clone())
-        }
-        _ => lacks(&claims.1, claims.2.clone()),
-    };
-    Resource {
-        claims,
-        nodes,
-        both,
-    }
-}
-
-fn claims(observed: &Observed) -> Word {
-    if let Some(waiting) = observed.awaited.iter().find_map(|claim| stage(claim)) {
-        return waiting;
-    }
-    let bought = observed
-        .nodes
-        .iter()
-        .filter_map(|(_, _, claim)| claim.as_ref());
-    if let Some(waiting) = bought.clone().find_map(stage) {
-        return waiting;
-    }
-    if placed_pods(observed) >= replicas(observed) {
-        return match bought.count() {
-            0 => holds(
-                "NodeClaimsReady",
-                "existing nodes are used; no node had to be bought",
-            ),
-            count => holds("NodeClaimsReady", format!("{count} node claims are ready")),
-        };
-    }
-    match &observed.verdict {
-        Some(Verdict::Waiting { blocker, message }) => {
-            lacks(blocker_name(blocker), message.clone())
-        }
-        _ => lacks("NodeClaimNotReady", "no node has been chosen yet"),
-    }
-}
-
-/// The earliest stage that a claim has not reached, in the provisioner's words.
-fn stage(claim: &NodeClaim) -> Option<Word> {
-    let name = claim.metadata.name.as_deref().unwrap_or_default();
-    if conditions::is_true(claim.conditions(), nodeclaim::READY) {
-        return None;
-    }
-    let stages = [
-        nodeclaim::LAUNCHED,
-        nodeclaim::REGISTERED,
-        nodeclaim::INITIALIZED,
-    ];
-    let open = stages.iter().find_map(|stage| {
-        claim
-            .conditions()
-            .iter()
-            .find(|c| c.type_ == *stage && c.status != "True")
-    });
-    Some(match open {
-        Some(open) => {
-            let reason = if open.reason.is_empty() {
-                "NodeClaimNotReady"
-            } else {
-                open.reason.as_str()
-            };
-            let message = format!("node claim {name} is not {}: {}", open.type_, open.message);
-            lacks(reason, message)
-        }
-        None => lacks(
-            "NodeClaimNotReady",
-            format!("node claim {name} was just made"),
-        ),
-    })
-}
-
-fn nodes(observed: &Observed) -> Word {
-    let wanted = replicas(observed);
-    for (name, found, _) in &observed.nodes {
-        let Some(found) = found else {
-            return lacks("NodeNotReady", format!("node {name} is gone"));
-        };
-        if !node::is_ready(found) {
-            return lacks("NodeNotReady", format!("node {name} is not ready"));
-        }
-        let gpus_wanted = observed.sizing.as_ref().is_ok_and(|sizing| sizing.gpus > 0);
-        if gpus_wanted && node::allocatable_gpus(found) == 0 {
-            return lacks(
-                "NodePluginsNotReady",
-                format!("node {name} shows no GPU yet"),
-            );
-        }
-    }
-    if placed_pods(observed) >= wanted {
-        holds(
-            "NodesReady",
-            format!("{} nodes are ready", observed.nodes.len()),
-        )
-    } else {
-        lacks("NodeNotReady", "pods are waiting for nodes")
-    }
-}
-
 fn inference_ready(observed: &Observed, resource: &Resource) -> Word {
     let wanted = replicas(observed);
     let ready = observed
@@ -390,46 +258,6 @@ fn inference_ready(observed: &Observed, resource: &Resource) -> Word {
         "WorkspaceInferenceStatusPending",
         format!("{ready} of {wanted} pods are ready"),
     )
-}
-
-fn job_started(observed: &Observed, finished: Option<bool>) -> Word {
-    match finished {
-        Some(true) => return holds("WorkspaceTuningJobStatusStarted", "the job has succeeded"),
-        Some(false) => return lacks("WorkspaceTuningJobStatusFailed", job_failure(observed)),
-        None => {}
-    }
-    let active = observed
-        .job
-        .as_ref()
-        .and_then(|job| job.status.as_ref())
-        .and_then(|status| status.active)
-        .unwrap_or(0);
-    if active > 0 && placed_pods(observed) >= replicas(observed) {
-        return holds("WorkspaceTuningJobStatusStarted", "the job is running");
-    }
-    lacks("WorkspaceTuningJobStatusPending", placed(observed).2)
-}
-
-fn tuning_success(observed: &Observed, finished: Option<bool>) -> Word {
-    match finished {
-        Some(true) => holds("workspaceSucceeded", "tuning has succeeded"),
-        Some(false) => lacks("workspaceFailed", job_failure(observed)),
-        None => lacks("workspacePending", "tuning has not ended"),
-    }
-}
-
-fn job_failure(observed: &Observed) -> String {
-    let list = observed
-        .job
-        .as_ref()
-        .and_then(|job| job.status.as_ref()?.conditions.clone());
-    let failed = list
-        .unwrap_or_default()
-        .into_iter()
-        .find(|c| c.type_ == "Failed");
-    failed
-        .and_then(|c| c.message)
-        .unwrap_or_else(|| "the job has failed".to_owned())
 }
 
 fn state(observed: &Observed, finished: Option<bool>, success: conditions::Status) -> &'static str {
