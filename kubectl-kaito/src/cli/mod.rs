@@ -203,7 +203,7 @@ mod tests {
             let name = subcommand.get_name();
             let required: &[&str] = match name {
                 "wait" => &["phi", "--for=ready"],
-                "status" | "why" | "logs" | "delete" => &["phi"],
+                "status" | "why" | "logs" | "delete" | "chat" => &["phi"],
                 "apply" => &["-f", "x"],
                 _ => &[],
             };

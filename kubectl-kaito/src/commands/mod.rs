@@ -4,6 +4,7 @@
 //! [`Exit`]; it never ends the process.
 
 pub mod apply;
+pub mod chat;
 pub mod delete;
 pub mod get;
 pub mod install;
@@ -42,6 +43,8 @@ pub enum Command {
     Plan(Box<plan::Args>),
     /// Print or follow the logs of a Workspace's pods
     Logs(logs::Args),
+    /// Talk to the model of a Workspace
+    Chat(chat::Args),
     /// Delete Workspaces
     Delete(delete::Args),
     /// Install kaito into the cluster from the manifests in this program
@@ -70,6 +73,7 @@ pub async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Why(args) => Box::pin(why::run(&args, context)).await,
         Command::Plan(args) => Box::pin(plan::run(&args, context)).await,
         Command::Logs(args) => Box::pin(logs::run(&args, context)).await,
+        Command::Chat(args) => Box::pin(chat::run(&args, context)).await,
         Command::Version(args) => Box::pin(version::run(&args, context)).await,
         Command::Options(args) => options::run(&args, context),
     }

@@ -1,4 +1,4 @@
-//! `status`, `why` and `logs` of the built program against scripted answers of an API server: which requests are sent,
+//! `status`, `why`, `logs` and `chat` of the built program against scripted answers of an API server: which requests are sent,
 //! what is printed, and the exit status. The script stores nothing; anything with state is tested on a real server.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -46,10 +46,14 @@ fn serve(mut stream: TcpStream, seen: &Seen, script: &(dyn Fn(&str, usize) -> An
     if reader.read_line(&mut first).unwrap_or_default() == 0 {
         return;
     }
-    let mut line = String::new();
+    let (mut line, mut body) = (String::new(), 0);
     while reader.read_line(&mut line).unwrap_or_default() > 2 {
+        if let Some(length) = line.to_lowercase().strip_prefix("content-length:") {
+            body = length.trim().parse().unwrap();
+        }
         line.clear();
     }
+    reader.read_exact(&mut vec![0; body]).unwrap();
     let target = first.split(' ').nth(1).unwrap().to_owned();
     let before = {
         let mut seen = seen.lock().unwrap();
@@ -413,4 +417,79 @@ fn why_names_the_planners_own_words_and_exits_3() {
         (output.status.code(), &document["ready"]),
         (Some(3), &json!(false))
     );
+}
+
+const MODELS: &str = "/api/v1/namespaces/default/services/phi:80/proxy/v1/models";
+const COMPLETIONS: &str = "/api/v1/namespaces/default/services/phi:80/proxy/v1/chat/completions";
+
+fn serving() -> Value {
+    workspace(
+        &json!([{"type": "WorkspaceReady", "status": "True", "reason": "workspaceSucceeded", "message": ""}]),
+    )
+}
+
+fn chat_server(answer: impl Fn() -> Answer + Send + Sync + 'static) -> (String, Seen) {
+    server(move |target, _| match target {
+        MODELS => Answer::Json(200, json!({"data": [{"id": "phi-4"}, {"id": "pirate"}]})),
+        COMPLETIONS => answer(),
+        _ if target.contains("/workspaces/phi") => Answer::Json(200, serving()),
+        other => panic!("unexpected request {other}"),
+    })
+}
+
+#[test]
+fn a_question_is_answered_in_pieces_through_the_api_server_and_only_the_answer_is_on_stdout() {
+    let stream = "data: {\"choices\":[{\"delta\":{\"content\":\"Hello, \"}}]}\n\n\
+                  data: {\"choices\":[{\"delta\":{\"content\":\"you.\"}}]}\n\n\
+                  data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3}}\n\n\
+                  data: [DONE]\n\n";
+    let (address, seen) = chat_server(move || Answer::Log(stream));
+    let output = kaito(&address, &["chat", "phi", "Hello?", "--stats"]);
+    assert_eq!(stdout(&output), "Hello, you.\n");
+    assert!(
+        stderr(&output).contains("5 tokens read, 3 made"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(seen.lock().unwrap().last().unwrap(), COMPLETIONS);
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_an_error_after_what_came() {
+    let (address, _) =
+        chat_server(|| Answer::Cut("data: {\"choices\":[{\"delta\":{\"content\":\"Hel\"}}]}\n\n"));
+    let output = kaito(&address, &["chat", "phi", "Hello?"]);
+    assert!(stdout(&output).starts_with("Hel"), "{}", stdout(&output));
+    assert!(stderr(&output).contains("cut off"), "{}", stderr(&output));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn the_servers_own_refusal_is_shown() {
+    let (address, _) = chat_server(|| {
+        Answer::Json(
+            400,
+            json!({"error": {"message": "the prompt has 9000 tokens, the model takes 8192"}}),
+        )
+    });
+    let output = kaito(&address, &["chat", "phi", "Hello?"]);
+    assert!(
+        stderr(&output).contains("the model takes 8192"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn nobody_answers_for_a_workspace_that_is_not_ready() {
+    let (address, _) = server(|_, _| Answer::Json(200, waiting()));
+    let output = kaito(&address, &["chat", "phi", "Hello?"]);
+    assert!(
+        stderr(&output).contains("kubectl kaito why phi"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(output.status.code(), Some(3));
 }
