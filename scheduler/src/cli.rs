@@ -17,9 +17,13 @@ use crate::lease::Election;
 use crate::run::{self, Options};
 use crate::shared::Config;
 use crate::workspace::build::Images;
+use crate::workspace::build::weights::Delivery;
 
 /// Exit code when leadership was lost: restarting is the cure.
 const EXIT_LEASE_LOST: u8 = 3;
+
+/// Minor version of Kubernetes 1 since which image volumes are on by default (KEP-4639).
+const IMAGE_VOLUMES_BY_DEFAULT: u32 = 35;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -57,6 +61,16 @@ enum NodeProvisioner {
     Byo,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WeightsDelivery {
+    /// An image volume where the API server has them by default (1.35 and newer), else pull
+    Auto,
+    /// An image volume, fetched once per node
+    ImageVolume,
+    /// An init container that pulls, on every node
+    Pull,
+}
+
 #[derive(Debug, Args)]
 struct RunArgs {
     #[command(flatten)]
@@ -73,6 +87,12 @@ struct RunArgs {
     /// Image of our tools in pods
     #[arg(long, default_value_t = Images::default().tools)]
     tools_image: String,
+    /// Image of kaito-runtime, which serves small models on CPUs
+    #[arg(long, default_value_t = Images::default().runtime)]
+    runtime_image: String,
+    /// How images of weights and adapters reach pods
+    #[arg(long, value_enum, default_value = "auto")]
+    weights_delivery: WeightsDelivery,
     /// Address of /healthz, /readyz and /metrics; port 0 picks a free one
     #[arg(long, default_value = "0.0.0.0:8080")]
     health_address: SocketAddr,
@@ -214,6 +234,7 @@ async fn run_scheduler(args: RunArgs, shutdown: CancellationToken) -> anyhow::Re
         name: "kaito-scheduler".to_owned(),
         identity: identity(),
     });
+    let weights = delivery(&client, args.weights_delivery).await?;
     let options = Options {
         config: Config {
             node_mode: match args.node_provisioner {
@@ -223,13 +244,36 @@ async fn run_scheduler(args: RunArgs, shutdown: CancellationToken) -> anyhow::Re
             images: Images {
                 engine: args.engine_image,
                 tools: args.tools_image,
+                runtime: args.runtime_image,
             },
+            weights,
             idle_grace_seconds: i64::from(args.idle_node_grace),
         },
         election,
         health_address: args.health_address,
     };
     Ok(run::run(client, options, shutdown).await?)
+}
+
+/// The delivery that was asked for, or the one that the API server's version allows.
+async fn delivery(client: &Client, asked: WeightsDelivery) -> anyhow::Result<Delivery> {
+    match asked {
+        WeightsDelivery::ImageVolume => return Ok(Delivery::ImageVolume),
+        WeightsDelivery::Pull => return Ok(Delivery::Pull),
+        WeightsDelivery::Auto => {}
+    }
+    let version = client.apiserver_version().await;
+    let version = version.context("asking the API server for its version")?;
+    let number = |text: &str| {
+        let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap_or(0_u32)
+    };
+    let found = (number(&version.major), number(&version.minor));
+    Ok(if found >= (1, IMAGE_VOLUMES_BY_DEFAULT) {
+        Delivery::ImageVolume
+    } else {
+        Delivery::Pull
+    })
 }
 
 /// Pod or host name, process id and start time: no two processes share it.

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use kaito_api::Workspace;
+use kaito_scheduler::workspace::build::weights::Delivery;
 use kaito_scheduler::workspace::build::{self, Children, Context, Workload};
 use kaito_snapshot::sizing::{Surroundings, size};
 
@@ -20,6 +21,16 @@ fn workspace(yaml: &str) -> Workspace {
 fn children(workspace: &Workspace) -> Children {
     let sizing = size(workspace, &Surroundings::default()).unwrap();
     build::children(workspace, &sizing, &Context::default())
+}
+
+/// As [`children`], with images pulled by init containers as on older clusters.
+fn pulling_children(workspace: &Workspace) -> Children {
+    let sizing = size(workspace, &Surroundings::default()).unwrap();
+    let context = Context {
+        weights: Delivery::Pull,
+        ..Context::default()
+    };
+    build::children(workspace, &sizing, &context)
 }
 
 fn rendered(children: &Children) -> String {
@@ -37,7 +48,11 @@ fn rendered(children: &Children) -> String {
 }
 
 fn matches_golden(name: &str, yaml: &str) {
-    let text = rendered(&children(&workspace(yaml)));
+    is_golden(name, &children(&workspace(yaml)));
+}
+
+fn is_golden(name: &str, children: &Children) {
+    let text = rendered(children);
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.json"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &text).unwrap();
@@ -142,4 +157,26 @@ inference: {preset: {name: phi-4-mini-instruct}}
         rendered(&children(&workspace(yaml))),
         rendered(&children(&workspace(yaml)))
     );
+}
+
+const NATIVE: &str = "apiVersion: kaito.sh/v1beta1
+kind: Workspace
+metadata: {name: small, annotations: {kaito.sh/runtime: native}}
+resource: {labelSelector: {matchLabels: {apps: small}}}
+inference:
+  preset:
+    name: smollm2-135m-instruct
+    presetOptions: {image: 'registry.example.com/smollm2:1', imagePullSecrets: [pull]}
+  adapters:
+    - source: {name: pirate, image: 'registry.example.com/pirate:1', imagePullSecrets: [other]}
+";
+
+#[test]
+fn a_small_model_is_served_on_cpus_from_image_volumes() {
+    matches_golden("native", NATIVE);
+}
+
+#[test]
+fn where_images_cannot_be_mounted_init_containers_pull_them_with_the_pull_secrets() {
+    is_golden("native-pulled", &pulling_children(&workspace(NATIVE)));
 }

@@ -52,7 +52,8 @@ pub const RESOURCE_GPU: &str = "nvidia.com/gpu";
 /// Taint key that KAITO and we put on bought GPU nodes (`sku=gpu:NoSchedule`).
 pub const TAINT_SKU: &str = "sku";
 
-/// Annotation: inference runtime, `vllm` (default) or `transformers`.
+/// Annotation: inference runtime: `vllm`, `transformers` or `native`. Absent: native where a small preset has no GPU,
+/// vLLM elsewhere.
 pub const ANNOTATION_RUNTIME: &str = "kaito.sh/runtime";
 /// Annotation: memory checks warn instead of refuse.
 pub const ANNOTATION_BYPASS: &str = "kaito.sh/bypass-resource-checks";

@@ -85,18 +85,7 @@ pub fn selector_labels(selector: &LabelSelector) -> BTreeMap<String, String> {
 /// GPU shapes of nodes that match the Workspace's labels and were not bought by us: distinct, by node name.
 #[must_use]
 pub fn own_gpus(workspace: &Workspace, nodes: &[Arc<Node>]) -> Vec<Gpus> {
-    let wanted = selector_labels(&workspace.spec.resource.label_selector);
-    let mut matching: Vec<&Arc<Node>> = nodes
-        .iter()
-        .filter(|node| {
-            node.metadata.labels.as_ref().is_some_and(|labels| {
-                !labels.contains_key(names::LABEL_NODEPOOL)
-                    && wanted
-                        .iter()
-                        .all(|(key, value)| labels.get(key) == Some(value))
-            })
-        })
-        .collect();
+    let mut matching = own_nodes(workspace, nodes);
     matching.sort_by(|left, right| left.metadata.name.cmp(&right.metadata.name));
     let mut shapes: Vec<Gpus> = Vec::new();
     for shape in matching
@@ -108,6 +97,21 @@ pub fn own_gpus(workspace: &Workspace, nodes: &[Arc<Node>]) -> Vec<Gpus> {
         }
     }
     shapes
+}
+
+/// Nodes that match the Workspace's labels and were not bought by us.
+#[must_use]
+pub fn own_nodes<'a>(workspace: &Workspace, nodes: &'a [Arc<Node>]) -> Vec<&'a Arc<Node>> {
+    let wanted = selector_labels(&workspace.spec.resource.label_selector);
+    let matches = |node: &&Arc<Node>| {
+        node.metadata.labels.as_ref().is_some_and(|labels| {
+            !labels.contains_key(names::LABEL_NODEPOOL)
+                && wanted
+                    .iter()
+                    .all(|(key, value)| labels.get(key) == Some(value))
+        })
+    };
+    nodes.iter().filter(matches).collect()
 }
 
 /// Builds the snapshot. `now_seconds` counts since the epoch.

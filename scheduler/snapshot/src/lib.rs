@@ -11,4 +11,5 @@ pub mod cluster;
 pub mod node;
 pub mod pod;
 pub mod quantity;
+pub mod runtime;
 pub mod sizing;

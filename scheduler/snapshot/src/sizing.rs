@@ -3,10 +3,12 @@
 //! Sizing is a function of the Workspace, its engine configuration and the GPU shapes at hand, never of what is free:
 //! a busy cluster must not change the shape of a workload that runs.
 
-use kaito_api::catalogue::{self, InstanceTypeInfo, Preset};
+use kaito_api::catalogue::{self, InstanceTypeInfo, Preset, Runtime};
 use kaito_api::{Workspace, workspace::InferenceSpec, workspace::TuningSpec};
 use kaito_placement::estimate::{self, Attention, Estimate, Gpus, Model, Request};
 use kaito_placement::snapshot::{InstanceType, Purchase, Resources};
+
+use crate::runtime;
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -33,6 +35,8 @@ pub struct Surroundings {
     pub mode: NodeMode,
     /// Distinct GPU shapes of existing nodes that match the Workspace's labels, in name order of their nodes.
     pub own_gpus: Vec<Gpus>,
+    /// Whether any existing node matches the Workspace's labels, with GPUs or without.
+    pub has_own_nodes: bool,
     /// `max-model-len` of the engine configuration, tokens.
     pub max_model_len: Option<u32>,
 }
@@ -42,6 +46,8 @@ pub struct Surroundings {
 pub struct Sizing {
     /// Catalogue entry of the model; absent for templates and models outside the catalogue.
     pub preset: Option<&'static Preset>,
+    /// Engine that serves it; means nothing for templates and tuning.
+    pub runtime: Runtime,
     /// Pods, one per node.
     pub replicas: u32,
     /// GPUs per pod.
@@ -197,6 +203,33 @@ fn size_inference(
 }
 
 fn size_known(
+    workspace: &Workspace,
+    preset: &'static Preset,
+    around: &Surroundings,
+) -> Result<Sizing, Error> {
+    let runtime = runtime::choose(workspace, preset, around);
+    if runtime == Runtime::Native {
+        return Ok(size_native(workspace, preset));
+    }
+    let sizing = size_on_gpus(workspace, preset, around)?;
+    Ok(Sizing { runtime, ..sizing })
+}
+
+/// The native engine needs no GPU, and one pod.
+fn size_native(workspace: &Workspace, preset: &'static Preset) -> Sizing {
+    Sizing {
+        preset: Some(preset),
+        runtime: Runtime::Native,
+        replicas: 1,
+        instance_type: requested_type(workspace).map(canonical),
+        weight_bytes: preset.weight_bytes,
+        requests: runtime::native_requests(preset),
+        explanation: format!("{} is small enough to be served by CPUs", preset.name),
+        ..Sizing::default()
+    }
+}
+
+fn size_on_gpus(
     workspace: &Workspace,
     preset: &'static Preset,
     around: &Surroundings,

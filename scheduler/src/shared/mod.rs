@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::{Key, Store};
 use crate::workspace::build::Images;
+use crate::workspace::build::weights::Delivery;
 use crate::writer::Writer;
 
 pub use claims::ClaimJournal;
@@ -38,6 +39,8 @@ pub struct Config {
     pub node_mode: NodeMode,
     /// Images of children.
     pub images: Images,
+    /// How images of weights and adapters reach pods.
+    pub weights: Delivery,
     /// How long a bought node that serves nobody is kept, seconds.
     pub idle_grace_seconds: i64,
 }

@@ -45,9 +45,11 @@ pub struct Context {
 pub async fn context(shared: &Shared, workspace: &Workspace) -> Result<Context, Error> {
     let config = config_of(shared, workspace).await?;
     let version = config.as_ref().and_then(|config| config.resource_version());
+    let nodes = shared.stores.nodes.all();
     let surroundings = Surroundings {
         mode: shared.config.node_mode,
-        own_gpus: cluster::own_gpus(workspace, &shared.stores.nodes.all()),
+        own_gpus: cluster::own_gpus(workspace, &nodes),
+        has_own_nodes: !cluster::own_nodes(workspace, &nodes).is_empty(),
         max_model_len: config.as_deref().and_then(max_model_len),
     };
     let spec = serde_json::to_string(&workspace.spec).unwrap_or_default();
@@ -56,6 +58,7 @@ pub async fn context(shared: &Shared, workspace: &Workspace) -> Result<Context, 
         inputs: names::digest(&[&spec, &length], 16),
         build: build::Context {
             images: shared.config.images.clone(),
+            weights: shared.config.weights,
             config_version: version,
         },
         surroundings,

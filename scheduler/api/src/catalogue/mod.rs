@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(instance_types().len(), data_lines(INSTANCE_TYPES));
         assert_eq!(presets().len(), data_lines(PRESETS));
         assert_eq!(instance_types().len(), 116);
-        assert_eq!(presets().len(), 77);
+        assert_eq!(presets().len(), 81);
     }
 
     #[test]

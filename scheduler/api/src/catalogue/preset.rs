@@ -40,12 +40,15 @@ pub enum Delivery {
 }
 
 /// An engine that can run a preset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Runtime {
     /// vLLM.
+    #[default]
     Vllm,
     /// Hugging Face transformers.
     Transformers,
+    /// kaito-runtime's own engine, on the CPU.
+    Native,
 }
 
 /// A model preset.
@@ -217,6 +220,7 @@ fn runtimes(row: &Row<'_>) -> Option<Vec<Runtime>> {
         .map(|name| match name.as_str() {
             "vllm" => Some(Runtime::Vllm),
             "transformers" => Some(Runtime::Transformers),
+            "native" => Some(Runtime::Native),
             _ => None,
         })
         .collect()

@@ -112,8 +112,8 @@ fn annotations() -> Vec<Rule> {
             "O11",
             ANNOTATION_RUNTIME,
             "metadata.annotations[kaito.sh/runtime]",
-            "['vllm', 'transformers']",
-            "annotation kaito.sh/runtime is neither vllm nor transformers: correct it, or remove it for vllm",
+            "['vllm', 'transformers', 'native']",
+            "annotation kaito.sh/runtime is none of vllm, transformers and native: correct it, or remove it",
         ),
     ]
 }
@@ -131,6 +131,7 @@ const PRESET_NAME: &str = "object.inference.preset.name.lowerAscii()";
 
 fn runtime() -> Vec<Rule> {
     let transformers_models = literals(names(|preset| preset.supports(Runtime::Transformers)));
+    let native_models = literals(names(|preset| preset.supports(Runtime::Native)));
     let gated = literals(names(|preset| preset.gated == Gated::Yes));
     vec![
         Rule::of_policy(
@@ -141,6 +142,17 @@ fn runtime() -> Vec<Rule> {
             ),
             "inference.preset.name is no preset that the transformers runtime can run: remove the annotation \
              kaito.sh/runtime, or choose another preset",
+        )
+        .when(When::Annotation(ANNOTATION_RUNTIME))
+        .field("inference.preset.name"),
+        Rule::of_policy(
+            "I3/native",
+            format!(
+                "!({HAS_PRESET}) || {} != 'native' || {PRESET_NAME} in {native_models}",
+                annotation("object", ANNOTATION_RUNTIME)
+            ),
+            "inference.preset.name is no preset that the native runtime can run: remove the annotation \
+             kaito.sh/runtime, or choose a small preset",
         )
         .when(When::Annotation(ANNOTATION_RUNTIME))
         .field("inference.preset.name"),

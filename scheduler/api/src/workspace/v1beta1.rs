@@ -154,10 +154,10 @@ pub enum AccessMode {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PresetOptions {
-    /// Private model image; v1alpha1 only.
+    /// Image with the model's weights, as image-builder makes it; with accessMode private, the whole server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Pull secrets of that image; v1alpha1 only.
+    /// Pull secrets of that image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_pull_secrets: Option<Vec<String>>,
     /// Secret with key `HF_TOKEN` for gated models.

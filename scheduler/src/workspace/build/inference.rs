@@ -1,22 +1,22 @@
 //! Deployment (one node) or StatefulSet (several) of an inference Workspace, for presets and for user templates.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment, StatefulSet,
     StatefulSetSpec,
 };
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, LocalObjectReference,
-    ObjectFieldSelector, PodSpec, PodTemplateSpec, SecretKeySelector, Volume,
+    Container, ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec, PodTemplateSpec,
+    SecretKeySelector, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kaito_api::workspace::{AdapterSpec, InferenceSpec};
+use kaito_api::catalogue::Runtime;
+use kaito_api::workspace::{AccessMode, InferenceSpec};
 use kaito_api::{Workspace, names};
 use kaito_snapshot::sizing::Sizing;
 
-use super::{Context, SERVER_PORT, engine, labels, metadata, name, pod, probes};
+use super::supplies::{Supplies, adapter_names};
+use super::{Context, SERVER_PORT, engine, labels, metadata, name, native, pod, probes};
 
 /// The gated pod template: from the preset, or the user's own with what placement needs added.
 #[must_use]
@@ -44,8 +44,10 @@ pub fn pod_template(workspace: &Workspace, sizing: &Sizing, context: &Context) -
 }
 
 /// The Deployment. A new version takes the place of the old one's GPUs: a surge would need GPUs that nobody pays for.
+/// Without GPUs the new version is ready before the old one goes, so that no request is lost.
 #[must_use]
-pub fn deployment(workspace: &Workspace, template: PodTemplateSpec) -> Deployment {
+pub fn deployment(workspace: &Workspace, sizing: &Sizing, template: PodTemplateSpec) -> Deployment {
+    let surge = i32::from(sizing.gpus == 0);
     Deployment {
         metadata: metadata(workspace, name(workspace)),
         spec: Some(DeploymentSpec {
@@ -55,8 +57,8 @@ pub fn deployment(workspace: &Workspace, template: PodTemplateSpec) -> Deploymen
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
                 rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::Int(0)),
-                    max_unavailable: Some(IntOrString::Int(1)),
+                    max_surge: Some(IntOrString::Int(surge)),
+                    max_unavailable: Some(IntOrString::Int(1 - surge)),
                 }),
             }),
             revision_history_limit: Some(1),
@@ -103,20 +105,19 @@ fn preset_pod(
     sizing: &Sizing,
     context: &Context,
 ) -> PodSpec {
-    let adapters = inference.adapters.as_deref().unwrap_or_default();
-    let mut volumes = vec![
-        pod::empty_dir("dshm", true),
-        pod::empty_dir("weights", false),
-    ];
-    if let Some(config) = inference.config.as_ref() {
-        volumes.push(config_volume(config));
-    }
-    volumes.extend(adapter_volumes(adapters));
+    let supplies = Supplies::new(inference, sizing, context);
+    let image_pull_secrets = supplies.pull_secrets();
+    let Supplies {
+        volumes,
+        init,
+        mounts,
+        ..
+    } = supplies;
     PodSpec {
-        containers: vec![server(workspace, inference, sizing, context)],
-        init_containers: pullers(adapters, context),
+        containers: vec![server(workspace, inference, sizing, context, mounts)],
+        init_containers: (!init.is_empty()).then_some(init),
         volumes: Some(volumes),
-        image_pull_secrets: pull_secrets(adapters),
+        image_pull_secrets,
         security_context: Some(pod::security()),
         automount_service_account_token: Some(false),
         termination_grace_period_seconds: Some(60),
@@ -129,28 +130,13 @@ fn server(
     inference: &InferenceSpec,
     sizing: &Sizing,
     context: &Context,
+    mounts: Vec<VolumeMount>,
 ) -> Container {
-    let adapters = inference.adapters.as_deref().unwrap_or_default();
     let probes = probes::probes(sizing.weight_bytes);
     // A worker of a multi-node server answers nothing itself; only the leader can be probed, by the front Service.
     let probed = sizing.replicas == 1;
-    let mut mounts = vec![
-        pod::mount("dshm", "/dev/shm", false),
-        pod::mount("weights", engine::WEIGHTS_PATH, false),
-    ];
-    if inference.config.is_some() {
-        mounts.push(pod::mount("config", engine::CONFIG_PATH, true));
-    }
-    for adapter in adapters {
-        let (volume, folder) = adapter_names(adapter);
-        let path = format!("{}/{folder}", engine::ADAPTERS_PATH);
-        mounts.push(pod::mount(&volume, &path, true));
-    }
-    Container {
+    let container = Container {
         name: name(workspace),
-        image: Some(image(inference, context)),
-        command: Some(engine::command(workspace, sizing)),
-        env: Some(environment(inference, sizing)),
         ports: Some(vec![ContainerPort {
             name: Some("http".to_owned()),
             container_port: SERVER_PORT,
@@ -163,17 +149,24 @@ fn server(
         liveness_probe: probed.then_some(probes.liveness),
         readiness_probe: probed.then_some(probes.readiness),
         ..Container::default()
+    };
+    match sizing.preset.filter(|_| sizing.runtime == Runtime::Native) {
+        Some(preset) => native::container(container, workspace, preset, context),
+        None => Container {
+            image: Some(image(inference, context)),
+            command: Some(engine::command(workspace, sizing)),
+            env: Some(environment(inference, sizing)),
+            ..container
+        },
     }
 }
 
-/// A private image of the v1alpha1 API wins over the shipped one.
+/// A private image, which is a whole server, wins over the shipped one.
 fn image(inference: &InferenceSpec, context: &Context) -> String {
-    let options = inference
-        .preset
-        .as_ref()
-        .and_then(|preset| preset.preset_options.as_ref());
-    options
-        .and_then(|options| options.image.clone())
+    let preset = inference.preset.as_ref();
+    let private = preset.filter(|preset| preset.access_mode == Some(AccessMode::Private));
+    private
+        .and_then(|preset| preset.preset_options.as_ref()?.image.clone())
         .unwrap_or_else(|| context.images.engine.clone())
 }
 
@@ -225,88 +218,4 @@ fn environment(inference: &InferenceSpec, sizing: &Sizing) -> Vec<EnvVar> {
         }
     }
     environment
-}
-
-fn config_volume(config: &str) -> Volume {
-    Volume {
-        name: "config".to_owned(),
-        config_map: Some(ConfigMapVolumeSource {
-            name: config.to_owned(),
-            ..ConfigMapVolumeSource::default()
-        }),
-        ..Volume::default()
-    }
-}
-
-/// Volume name and folder of an adapter. The folder is the name that requests use, so it keeps the user's spelling.
-fn adapter_names(adapter: &AdapterSpec) -> (String, String) {
-    let source = adapter.source.clone().unwrap_or_default();
-    let name = source.name.unwrap_or_default();
-    (format!("adapter-{}", pod::label_safe(&name, 50)), name)
-}
-
-/// One volume per adapter: the user's own, or an empty one that an init container fills from the image.
-fn adapter_volumes(adapters: &[AdapterSpec]) -> Vec<Volume> {
-    adapters
-        .iter()
-        .map(|adapter| {
-            let (volume, _) = adapter_names(adapter);
-            match adapter
-                .source
-                .as_ref()
-                .and_then(|source| source.volume_source.clone())
-            {
-                Some(own) => Volume {
-                    name: volume,
-                    ..own
-                },
-                None => pod::empty_dir(&volume, false),
-            }
-        })
-        .collect()
-}
-
-fn pullers(adapters: &[AdapterSpec], context: &Context) -> Option<Vec<Container>> {
-    let pullers: Vec<Container> = adapters
-        .iter()
-        .filter_map(|adapter| {
-            let source = adapter.source.as_ref()?;
-            let image = source.image.as_ref()?;
-            let (volume, folder) = adapter_names(adapter);
-            Some(puller(&folder, image, &volume, context))
-        })
-        .collect();
-    (!pullers.is_empty()).then_some(pullers)
-}
-
-/// An init container that pulls `/data` of an image into a volume.
-#[must_use]
-pub fn puller(folder: &str, image: &str, volume: &str, context: &Context) -> Container {
-    Container {
-        name: format!("pull-{}", pod::label_safe(folder, 50)),
-        image: Some(context.images.tools.clone()),
-        args: Some(vec![
-            "pull".to_owned(),
-            image.to_owned(),
-            "--include=data/**".to_owned(),
-            "--output=/target".to_owned(),
-        ]),
-        volume_mounts: Some(vec![pod::mount(volume, "/target", false)]),
-        security_context: Some(pod::container_security()),
-        ..Container::default()
-    }
-}
-
-fn pull_secrets(adapters: &[AdapterSpec]) -> Option<Vec<LocalObjectReference>> {
-    let secrets: BTreeMap<&String, ()> = adapters
-        .iter()
-        .filter_map(|adapter| adapter.source.as_ref()?.image_pull_secrets.as_ref())
-        .flatten()
-        .map(|secret| (secret, ()))
-        .collect();
-    let references: Vec<LocalObjectReference> = secrets
-        .into_keys()
-        .map(|name| LocalObjectReference { name: name.clone() })
-        .collect();
-    (!references.is_empty()).then_some(references)
 }

@@ -4,10 +4,13 @@
 
 pub mod engine;
 pub mod inference;
+pub mod native;
 pub mod pod;
 pub mod probes;
 pub mod service;
+pub mod supplies;
 pub mod tuning;
+pub mod weights;
 
 use std::collections::BTreeMap;
 
@@ -34,6 +37,8 @@ pub struct Images {
     pub engine: String,
     /// Our own tools in pods: fetching data, pulling and pushing artifacts.
     pub tools: String,
+    /// kaito-runtime, the server of the native runtime.
+    pub runtime: String,
 }
 
 impl Default for Images {
@@ -41,6 +46,7 @@ impl Default for Images {
         Self {
             engine: "mcr.microsoft.com/aks/kaito/kaito-base:0.5.0".to_owned(),
             tools: "mcr.microsoft.com/aks/kaito/image-builder:0.1.0".to_owned(),
+            runtime: "mcr.microsoft.com/aks/kaito/kaito-runtime:0.1.0".to_owned(),
         }
     }
 }
@@ -50,6 +56,8 @@ impl Default for Images {
 pub struct Context {
     /// Images.
     pub images: Images,
+    /// How images of weights and adapters reach pods.
+    pub weights: weights::Delivery,
     /// Version of the ConfigMap that the Workspace names; a new version rolls the pods.
     pub config_version: Option<String>,
 }
@@ -89,7 +97,9 @@ pub fn children(workspace: &Workspace, sizing: &Sizing, context: &Context) -> Ch
         let set = inference::stateful_set(workspace, sizing, template);
         Workload::StatefulSet(Box::new(sealed(set)))
     } else {
-        Workload::Deployment(Box::new(sealed(inference::deployment(workspace, template))))
+        Workload::Deployment(Box::new(sealed(inference::deployment(
+            workspace, sizing, template,
+        ))))
     };
     let services = service::services(workspace, sizing)
         .into_iter()

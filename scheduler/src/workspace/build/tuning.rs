@@ -13,7 +13,9 @@ use kaito_api::workspace::{DataDestination, DataSource, TuningSpec};
 use kaito_api::{Workspace, names};
 use kaito_snapshot::sizing::Sizing;
 
-use super::{Context, engine, inference, labels, metadata, name, pod};
+use super::supplies::DATA_FOLDER;
+use super::weights::{self, Files};
+use super::{Context, engine, labels, metadata, name, pod};
 
 const DATA_PATH: &str = "/mnt/data";
 const RESULTS_PATH: &str = "/mnt/results";
@@ -86,7 +88,13 @@ fn pod_spec(tuning: &TuningSpec, sizing: &Sizing, context: &Context) -> PodSpec 
 
 fn fetcher(input: &DataSource, context: &Context) -> Option<Container> {
     if let Some(image) = input.image.as_ref() {
-        return Some(inference::puller("data", image, "data", context));
+        let files = Files {
+            volume: "data",
+            image,
+            folder: DATA_FOLDER,
+            secrets: input.image_pull_secrets.as_deref().unwrap_or_default(),
+        };
+        return Some(weights::puller(&files, context));
     }
     let urls = input.urls.as_ref()?;
     let mut args = vec!["fetch".to_owned(), format!("--output={DATA_PATH}")];

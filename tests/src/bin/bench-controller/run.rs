@@ -53,6 +53,10 @@ struct Bed {
     workspaces: Api<DynamicObject>,
 }
 
+/// kube-controller-manager looks for new kinds every 30 s; until then it asks the API server for each owner of an
+/// unknown kind anew, which no cluster that has run for a minute does.
+const GARBAGE_COLLECTOR_RESYNC: Duration = Duration::from_secs(40);
+
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -201,11 +205,14 @@ pub(crate) async fn own_nodes(arguments: &Arguments, table: &mut Table) -> Resul
         ];
     }
     let bed = Bed::start(options, "byo").await?;
+    let installed = Instant::now();
     say(&format!("making {} nodes of one GPU", arguments.many));
     make_nodes(&bed.client, arguments.many).await?;
     let player = tokio::spawn(play(bed.client.clone()));
     let recorder = bed.recorder();
     one_at_a_time(&bed, &recorder, arguments.rounds, table).await?;
+    say("waiting until the garbage collector knows the Workspace kind");
+    tokio::time::sleep_until((installed + GARBAGE_COLLECTOR_RESYNC).into()).await;
     many_at_once(&bed, &recorder, arguments.many, table).await?;
     at_rest(&bed, arguments.rest, table).await?;
     delete_all(&bed, &recorder, arguments.many, table).await?;

@@ -113,6 +113,7 @@ fn size(recorded: &Recorded, workspace: &Workspace) -> Result<Sizing, sizing::Er
             NodeMode::OwnNodes
         },
         own_gpus: cluster::own_gpus(workspace, &recorded.nodes),
+        has_own_nodes: !cluster::own_nodes(workspace, &recorded.nodes).is_empty(),
         max_model_len: configured_context(recorded, workspace),
     };
     sizing::size(workspace, &around)
