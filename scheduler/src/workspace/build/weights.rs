@@ -46,7 +46,7 @@ pub struct Delivered {
     pub volume: Volume,
     /// The init container that fills it, if one is needed.
     pub init: Option<Container>,
-    /// Folder of the volume with the wanted content.
+    /// Folder of the volume with the wanted content; the volume's root without.
     pub sub_path: Option<String>,
 }
 
@@ -69,19 +69,19 @@ pub fn deliver(files: &Files<'_>, context: &Context) -> Delivered {
         Delivery::Pull => Delivered {
             volume: pod::empty_dir(files.volume, false),
             init: Some(puller(files, context)),
-            sub_path: Some(files.folder.to_owned()),
+            sub_path: None,
         },
     }
 }
 
-/// An init container that pulls a folder of an image into a volume.
+/// An init container that pulls what a folder of an image holds into a volume.
 #[must_use]
 pub fn puller(files: &Files<'_>, context: &Context) -> Container {
     let mut args = vec![
         "pull".to_owned(),
         files.image.to_owned(),
-        format!("--include={}/**", files.folder),
-        "--output=/target".to_owned(),
+        "/target".to_owned(),
+        format!("--strip={}", files.folder),
     ];
     let mut mounts = vec![pod::mount(files.volume, "/target", false)];
     if !files.secrets.is_empty() {
