@@ -12,7 +12,11 @@
 pub mod binaries;
 pub mod cluster;
 pub mod control_plane;
+#[cfg(target_os = "linux")]
+pub mod device_plugin;
 pub mod fixture;
+#[cfg(target_os = "linux")]
+pub mod node;
 pub mod programs;
 pub mod registry;
 pub mod supervise;
