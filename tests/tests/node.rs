@@ -249,20 +249,22 @@ async fn service_answers(node: &Node, namespace: &Namespace<'_>) {
     let service = services.get("web").await.unwrap();
     let address = service.spec.unwrap().cluster_ip.unwrap();
     let url = format!("http://{address}/index.html");
+    assert_eq!(fetch(node, &url).await, "it works\n");
+    let fetch = ["wget", "-q", "-O", "-", &url];
+    assert_eq!(execute(namespace, "web", &fetch), "it works\n");
+}
+
+/// Fetches a page from the node. Tries again while nobody answers: kube-proxy hears of a ready pod a moment after we do.
+async fn fetch(node: &Node, url: &str) -> String {
     let deadline = Instant::now() + LIMIT;
-    // kube-proxy hears of a ready pod a moment after we do.
     loop {
-        let output = node.run("/bin/busybox", ["wget", "-q", "-T", "2", "-O", "-", &url]);
-        let output = output.unwrap();
+        let output = node.run("curl", ["-sS", "-m", "5", url]).unwrap();
         if output.status.success() {
-            assert_eq!(String::from_utf8_lossy(&output.stdout), "it works\n");
-            break;
+            return String::from_utf8(output.stdout).unwrap();
         }
         assert!(Instant::now() < deadline, "{output:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let fetch = ["wget", "-q", "-T", "5", "-O", "-", &url];
-    assert_eq!(execute(namespace, "web", &fetch), "it works\n");
 }
 
 async fn refuses_what_is_not_restricted(namespace: &Namespace<'_>, image: &str) {
@@ -411,13 +413,7 @@ async fn workspace_runs(node: &Node, image: &str) {
     let services: Api<Service> = namespace.api();
     let service = services.get("own-server").await.unwrap().spec.unwrap();
     let url = format!("http://{}/index.html", service.cluster_ip.unwrap());
-    let output = node.run("/bin/busybox", ["wget", "-q", "-T", "30", "-O", "-", &url]);
-    let output = output.unwrap();
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        "it works\n",
-        "{output:?}"
-    );
+    assert_eq!(fetch(node, &url).await, "it works\n");
 
     let started = Instant::now();
     workspaces
