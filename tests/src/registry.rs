@@ -265,7 +265,7 @@ fn configure(folder: &Path, options: &Options) -> Result<Option<PathBuf>, Error>
             hosts: &[&options.address.to_string(), "localhost"],
         })?;
         let tls = json!({ "certificate": pair.certificate, "key": pair.key });
-        authority = Some(issuer.files.certificate.clone());
+        authority = Some(issuer.files.certificate);
         set(&mut http, "tls", tls);
     }
     let mut document = json!({

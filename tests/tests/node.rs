@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, Node as NodeObject, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kaito_api::{Workspace, conditions};
 use kaito_tests::binaries::{Binary, find_or_build};
 use kaito_tests::cluster;
 use kaito_tests::device_plugin::{DevicePlugin, GPU, VARIABLE};
-use kaito_tests::fixture::Namespace;
+use kaito_tests::fixture::{Namespace, apply_yaml};
 use kaito_tests::node::{self, Identity, Image, Node, Traces};
 use kaito_tests::programs;
 use kaito_tests::wait::{wait_for, wait_for_all};
@@ -280,7 +281,7 @@ async fn refuses_what_is_not_restricted(namespace: &Namespace<'_>, image: &str) 
 #[ignore = "needs root on Linux: tests/run --only node"]
 async fn pretended_gpus_are_counted_and_our_scheduler_runs_a_workspace_on_them() {
     let before = host_settings();
-    let node = Node::start(node::Options::default()).await.unwrap();
+    let mut node = Node::start(node::Options::default()).await.unwrap();
     let client = node.client().await.unwrap();
     let nodes: Api<NodeObject> = Api::all(client.clone());
     let plugin = DevicePlugin::start(&node.device_plugins(), GPU, 1)
@@ -298,22 +299,52 @@ async fn pretended_gpus_are_counted_and_our_scheduler_runs_a_workspace_on_them()
     {
         let namespace = Namespace::create(node.plane(), "gpus").await.unwrap();
         namespace.apply(&pull_secret(&node)).await.unwrap();
-        a_gpu_is_given_to_one_pod_only(&namespace, &image).await;
+        // Boxed, as what follows: together they are too large for the stack of a test.
+        Box::pin(a_gpu_is_given_to_one_pod_only(&namespace, &image)).await;
     }
-    workspace_runs(&node, &image).await;
+    Box::pin(workspace_runs(&node, &plugin, &image)).await;
 
-    plugin.set_healthy(0);
-    wait_for(
-        &nodes,
-        node::NAME,
-        "the GPU is withdrawn",
-        LIMIT,
-        |object| allocatable(object, GPU) == 0,
-    )
-    .await
-    .unwrap();
+    Box::pin(a_restarted_kubelet_knows_the_gpu(
+        &mut node, &plugin, &image,
+    ))
+    .await;
+    set_gpus(&node, &plugin, 0).await;
     plugin.stop().await;
-    stop(node, &before);
+    // Not stopped but dropped, as when a test panics.
+    let identity = node.identity();
+    drop(node);
+    assert_eq!(identity.traces().unwrap(), Traces::default());
+    assert_eq!(host_settings(), before);
+}
+
+/// Containers live through the restart, and the next pod gets the GPU as soon as the first is gone.
+async fn a_restarted_kubelet_knows_the_gpu(node: &mut Node, plugin: &DevicePlugin, image: &str) {
+    let client = node.client().await.unwrap();
+    let (name, secret) = ("default", pull_secret(node));
+    apply_yaml(&client, name, &secret).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), name);
+    apply_yaml(&client, name, &sleeper("third", image, 1))
+        .await
+        .unwrap();
+    let before = wait_for_ready(&pods, "third").await;
+    node.restart_kubelet().unwrap();
+    plugin.listed(2).await;
+    apply_yaml(&client, name, &sleeper("fourth", image, 1))
+        .await
+        .unwrap();
+    let after = wait_for_ready(&pods, "third").await;
+    assert_eq!(container(&before), container(&after));
+    pods.delete("third", &DeleteParams::default())
+        .await
+        .unwrap();
+    wait_for_ready(&pods, "fourth").await;
+}
+
+/// Id of the pod's container, which changes when it is started again.
+fn container(pod: &Pod) -> &str {
+    let status = pod.status.as_ref().unwrap();
+    let containers = status.container_statuses.as_ref().unwrap();
+    containers[0].container_id.as_deref().unwrap()
 }
 
 async fn a_gpu_is_given_to_one_pod_only(namespace: &Namespace<'_>, image: &str) {
@@ -371,8 +402,33 @@ inference:
     )
 }
 
+fn condition<'a>(workspace: Option<&'a Workspace>, kind: &str) -> Option<&'a Condition> {
+    let list = workspace?.status.as_ref()?.conditions.as_ref()?;
+    list.iter().find(|condition| condition.type_ == kind)
+}
+
+fn gates(pod: &Pod) -> Vec<String> {
+    let gates = pod.spec.as_ref().unwrap().scheduling_gates.iter().flatten();
+    gates.map(|gate| gate.name.clone()).collect()
+}
+
+fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref().unwrap().node_name.as_deref()
+}
+
+async fn set_gpus(node: &Node, plugin: &DevicePlugin, count: u64) {
+    plugin.set_healthy(usize::try_from(count).unwrap());
+    let nodes: Api<NodeObject> = Api::all(node.client().await.unwrap());
+    let what = format!("{count} GPUs are healthy");
+    wait_for(&nodes, node::NAME, &what, LIMIT, |object| {
+        allocatable(object, GPU) == count
+    })
+    .await
+    .unwrap();
+}
+
 /// Gated, placed, admitted, run, reported ready, reached through its Service, deleted.
-async fn workspace_runs(node: &Node, image: &str) {
+async fn workspace_runs(node: &Node, plugin: &DevicePlugin, image: &str) {
     cluster::install(node.plane()).unwrap();
     let arguments = ["--node-provisioner=byo".to_owned()];
     let scheduler = cluster::start_scheduler(node.plane(), &arguments)
@@ -380,33 +436,49 @@ async fn workspace_runs(node: &Node, image: &str) {
         .unwrap();
     let namespace = Namespace::create(node.plane(), "own").await.unwrap();
     namespace.apply(&pull_secret(node)).await.unwrap();
-    let started = Instant::now();
+    set_gpus(node, plugin, 0).await;
     namespace.apply(&own_server(image)).await.unwrap();
-
     let pods: Api<Pod> = namespace.api();
+    let workspaces: Api<Workspace> = namespace.api();
+    let blocked = |workspace: Option<&Workspace>| {
+        condition(workspace, conditions::PLACED).is_some_and(|found| found.reason == "NoNodeFits")
+    };
+    wait_for(
+        &workspaces,
+        "own-server",
+        "it waits for a GPU",
+        LIMIT,
+        blocked,
+    )
+    .await
+    .unwrap();
+    wait_for_all(&pods, "", "its pod is held back", LIMIT, |all| {
+        all.len() == 1 && gates(&all[0]) == ["kaito.sh/placement"] && node_of(&all[0]).is_none()
+    })
+    .await
+    .unwrap();
+    let started = Instant::now();
+    plugin.set_healthy(1);
     let found = wait_for_all(&pods, "", "its pod is ready", LIMIT, |all| {
         all.len() == 1 && is_ready(all.first())
     })
     .await
     .unwrap();
     let pod = found.first().unwrap();
-    let spec = pod.spec.as_ref().unwrap();
-    assert_eq!(spec.node_name.as_deref(), Some(node::NAME));
-    assert_eq!(spec.scheduling_gates, None);
+    assert_eq!(node_of(pod), Some(node::NAME));
+    assert_eq!(gates(pod), Vec::<String>::new());
     let log = pods.logs(&pod.name_any(), &LogParams::default()).await;
     assert_eq!(log.unwrap(), "given: pretended-0\n");
 
-    let workspaces: Api<Workspace> = namespace.api();
     let ready = |workspace: Option<&Workspace>| {
-        let status = workspace.and_then(|workspace| workspace.status.as_ref());
-        let list = status.and_then(|status| status.conditions.as_deref());
-        conditions::is_true(list.unwrap_or_default(), conditions::WORKSPACE_READY)
+        condition(workspace, conditions::WORKSPACE_READY)
+            .is_some_and(|found| found.status == "True")
     };
     let workspace = wait_for(&workspaces, "own-server", "it is ready", LIMIT, ready)
         .await
         .unwrap()
         .unwrap();
-    report("Workspace applied to ready", started);
+    report("GPU there to Workspace ready", started);
     let used = workspace.status.unwrap().worker_nodes.unwrap();
     assert_eq!(used, [node::NAME]);
 

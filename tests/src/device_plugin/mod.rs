@@ -55,6 +55,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct DevicePlugin {
     healthy: watch::Sender<usize>,
+    state: Arc<State>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -67,14 +68,16 @@ impl DevicePlugin {
     /// [`Error`] if kubelet does not take it within a minute.
     pub async fn start(folder: &Path, resource: &str, count: usize) -> Result<Self, Error> {
         let (healthy, receiver) = watch::channel(count);
+        let state = Arc::new(State {
+            count,
+            healthy: receiver,
+            lists: watch::Sender::new(0),
+        });
         let plugin = Plugin {
             folder: folder.to_owned(),
             resource: resource.to_owned(),
             endpoint: format!("{}.sock", resource.replace('/', "-")),
-            state: Arc::new(State {
-                count,
-                healthy: receiver,
-            }),
+            state: Arc::clone(&state),
         };
         let stop = CancellationToken::new();
         let first = plugin.advertise(&stop).await?;
@@ -82,6 +85,7 @@ impl DevicePlugin {
         let task = tokio::spawn(async move { plugin.keep(first, &stopped).await });
         Ok(Self {
             healthy,
+            state,
             stop,
             task,
         })
@@ -90,6 +94,13 @@ impl DevicePlugin {
     /// Makes the first `count` devices healthy and the others not.
     pub fn set_healthy(&self, count: usize) {
         self.healthy.send_replace(count);
+    }
+
+    /// Waits until kubelet has asked for the list of devices `count` times in all: once after each of its starts.
+    pub async fn listed(&self, count: usize) {
+        let mut lists = self.state.lists.subscribe();
+        // The sender lives as long as this does.
+        let _ = lists.wait_for(|lists| *lists >= count).await;
     }
 
     /// Stops advertising.

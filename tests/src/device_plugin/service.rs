@@ -32,6 +32,8 @@ pub(super) struct State {
     pub(super) count: usize,
     /// How many devices are healthy; the others are at the end of the list.
     pub(super) healthy: watch::Receiver<usize>,
+    /// How often kubelet has asked for the list.
+    pub(super) lists: watch::Sender<usize>,
 }
 
 /// Serves until `until` completes; then open streams are cut.
@@ -95,6 +97,7 @@ async fn answer(state: &Arc<State>, request: http::Request<Body>) -> http::Respo
 fn devices(state: &State) -> impl Stream<Item = Result<ListAndWatchResponse, Status>> + use<> {
     let (count, mut healthy) = (state.count, state.healthy.clone());
     healthy.mark_changed();
+    state.lists.send_modify(|lists| *lists += 1);
     let changes = stream::unfold(healthy, |mut healthy| async {
         healthy.changed().await.ok()?;
         let now = *healthy.borrow_and_update();

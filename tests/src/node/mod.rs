@@ -29,7 +29,7 @@ use crate::binaries::{self, Binary, find_or_build};
 use crate::control_plane::{self, ControlPlane};
 use crate::programs;
 use crate::registry::{self, Registry};
-use crate::supervise::{self, Supervised};
+use crate::supervise::{self, Launch, Supervised};
 use crate::wait;
 use settings::Layout;
 
@@ -144,6 +144,7 @@ pub struct Node {
     _account: Account,
     proxy: Supervised,
     kubelet: Supervised,
+    kubelet_launch: Launch,
     containerd: Supervised,
     registry: Registry,
     plane: ControlPlane,
@@ -179,7 +180,8 @@ impl Node {
     /// # Errors
     /// [`Error`]; what has started is stopped again.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        start::start(options).await
+        // Large, and callers' stacks are small.
+        Box::pin(start::start(options)).await
     }
 
     /// The control plane.
@@ -274,6 +276,17 @@ impl Node {
         ];
         let arguments = fixed.into_iter().chain(arguments.iter().map(Into::into));
         self.run(&program.display().to_string(), arguments)
+    }
+
+    /// Stops kubelet and starts it again; containers run on meanwhile. Returns before it has taken up its work.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if it does not end or cannot be started.
+    pub fn restart_kubelet(&mut self) -> Result<(), Error> {
+        let failed = |source| Error::Run(Box::new(source));
+        self.kubelet.stop().map_err(failed)?;
+        self.kubelet = start::spawn(&self.kubelet_launch, Some(&self.containerd))?;
+        Ok(())
     }
 
     /// Process id, as the host counts, of the first process in its namespaces: what `nsenter --target` wants.

@@ -64,14 +64,16 @@ pub(super) async fn start(options: Options) -> Result<Node, Error> {
         plane: &plane,
     };
     let containerd = servers.containerd(&registry, &cage).await?;
-    let kubelet = servers.kubelet(&options.labels, &containerd)?;
-    let proxy = servers.proxy(&containerd)?;
+    let kubelet_launch = servers.kubelet(&options.labels)?;
+    let kubelet = spawn(&kubelet_launch, Some(&containerd))?;
+    let proxy = spawn(&servers.proxy()?, Some(&containerd))?;
     let node = Node {
         _account: Account {
             layout: layout.clone(),
         },
         proxy,
         kubelet,
+        kubelet_launch,
         containerd,
         registry,
         plane,
@@ -110,7 +112,7 @@ fn start_cage(layout: &Layout) -> Result<Supervised, Error> {
     spawn(&launch, None)
 }
 
-fn spawn(launch: &Launch, needs: Option<&Supervised>) -> Result<Supervised, Error> {
+pub(super) fn spawn(launch: &Launch, needs: Option<&Supervised>) -> Result<Supervised, Error> {
     Supervised::spawn(launch, needs).map_err(|source| Error::Run(Box::new(source)))
 }
 
@@ -164,14 +166,15 @@ struct Servers<'a> {
 }
 
 impl Servers<'_> {
-    fn spawn(&self, launch: Launch, needs: &Supervised) -> Result<Supervised, Error> {
+    /// The launch from within the cage.
+    fn caged(&self, launch: Launch) -> Result<Launch, Error> {
         let mut launch = launch.through(Path::new("nsenter"), entering(self.first));
         // containerd finds the shim beside itself, everything else where Debian puts it.
         let own = find_or_build(Binary::ContainerdShim)?;
         let own = own.parent().unwrap_or(Path::new("/"));
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", own.display());
         launch.environment.push(("PATH".to_owned(), path.into()));
-        spawn(&launch, Some(needs))
+        Ok(launch)
     }
 
     async fn containerd(
@@ -185,7 +188,7 @@ impl Servers<'_> {
         let launch = Launch::new("containerd", &program, &self.layout.log("containerd"))
             .with(["--config"])
             .with([config]);
-        let mut server = self.spawn(launch, cage)?;
+        let mut server = spawn(&self.caged(launch)?, Some(cage))?;
         let socket = self.layout.socket();
         wait_until("containerd", &mut server, || {
             UnixStream::connect(&socket).is_ok()
@@ -212,11 +215,7 @@ impl Servers<'_> {
         succeed(&mut command, "importing the pause image")
     }
 
-    fn kubelet(
-        &self,
-        labels: &[(String, String)],
-        containerd: &Supervised,
-    ) -> Result<Supervised, Error> {
+    fn kubelet(&self, labels: &[(String, String)]) -> Result<Launch, Error> {
         let user = format!("system:node:{NAME}");
         let address = ADDRESS.to_string();
         let credentials =
@@ -245,10 +244,10 @@ impl Servers<'_> {
             format!("--node-ip={ADDRESS}"),
             format!("--node-labels={}", labels.join(",")),
         ]);
-        self.spawn(launch, containerd)
+        self.caged(launch)
     }
 
-    fn proxy(&self, containerd: &Supervised) -> Result<Supervised, Error> {
+    fn proxy(&self) -> Result<Launch, Error> {
         let credentials = self
             .plane
             .credentials("kube-proxy", "system:kube-proxy", None, &[])?;
@@ -257,7 +256,7 @@ impl Servers<'_> {
         let program = find_or_build(Binary::KubeProxy)?;
         let launch = Launch::new("kube-proxy", &program, &self.layout.log("kube-proxy"))
             .with([format!("--config={}", config.display())]);
-        self.spawn(launch, containerd)
+        self.caged(launch)
     }
 }
 
