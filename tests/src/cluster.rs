@@ -116,20 +116,9 @@ impl Cluster {
     pub async fn start_scheduler(&mut self) -> Result<(), Error> {
         let endpoint = self.proxy.as_ref().map(FaultProxy::endpoint);
         let endpoint = endpoint.as_deref().unwrap_or(self.plane.endpoint());
-        let account =
-            self.plane
-                .kubeconfig_by_way_of(endpoint, SYSTEM_NAMESPACE, "kaito-scheduler");
-        let kubeconfig = account.await?;
-        let log = self.plane.folder().join("kaito-scheduler.log");
-        let launch = Launch::new(
-            "kaito-scheduler",
-            &programs::find(programs::SCHEDULER)?,
-            &log,
-        )
-        .with(["run", "--health-address", "127.0.0.1:0", "--kubeconfig"])
-        .with([kubeconfig.as_os_str()])
-        .with(self.parts.scheduler_arguments.iter());
-        self.scheduler = Some(Supervised::spawn(&launch, None)?);
+        let arguments = &self.parts.scheduler_arguments;
+        let started = start_scheduler(&self.plane, endpoint, arguments).await?;
+        self.scheduler = Some(started);
         Ok(())
     }
 
@@ -152,8 +141,33 @@ impl Cluster {
     }
 }
 
-/// Runs the plugin's `install` against `plane`.
-fn install(plane: &ControlPlane) -> Result<(), Error> {
+/// Starts the scheduler against `plane`, which it reaches at `endpoint`, under its own ServiceAccount, which [`install`] makes. Its log is
+/// `kaito-scheduler.log` in the control plane's folder.
+///
+/// # Errors
+/// [`Error`] if there is no token or no program.
+pub async fn start_scheduler(
+    plane: &ControlPlane,
+    endpoint: &str,
+    arguments: &[String],
+) -> Result<Supervised, Error> {
+    let kubeconfig = plane
+        .kubeconfig_by_way_of(endpoint, SYSTEM_NAMESPACE, "kaito-scheduler")
+        .await?;
+    let log = plane.folder().join("kaito-scheduler.log");
+    let program = programs::find(programs::SCHEDULER)?;
+    let launch = Launch::new("kaito-scheduler", &program, &log)
+        .with(["run", "--health-address", "127.0.0.1:0", "--kubeconfig"])
+        .with([kubeconfig.as_os_str()])
+        .with(arguments.iter());
+    Ok(Supervised::spawn(&launch, None)?)
+}
+
+/// Runs the plugin's `install` against `plane`, without workloads.
+///
+/// # Errors
+/// [`Error::Install`] with what the plugin said.
+pub fn install(plane: &ControlPlane) -> Result<(), Error> {
     let output = std::process::Command::new(programs::find(programs::PLUGIN)?)
         .args(["install", "--without-workloads", "--kubeconfig"])
         .arg(plane.kubeconfig_path())

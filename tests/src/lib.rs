@@ -12,9 +12,14 @@
 pub mod binaries;
 pub mod cluster;
 pub mod control_plane;
+#[cfg(target_os = "linux")]
+pub mod device_plugin;
 pub mod fault_proxy;
 pub mod fixture;
+#[cfg(target_os = "linux")]
+pub mod node;
 pub mod programs;
+pub mod registry;
 pub mod supervise;
 pub mod wait;
 

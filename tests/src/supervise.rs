@@ -67,6 +67,21 @@ impl Launch {
         }
     }
 
+    /// The same program started through another one, which ends by becoming it (as `nsenter` does).
+    #[must_use]
+    pub fn through<I: IntoIterator<Item: Into<OsString>>>(
+        mut self,
+        program: &Path,
+        arguments: I,
+    ) -> Self {
+        let inner = std::mem::replace(&mut self.program, program.to_owned());
+        let rest = std::mem::take(&mut self.arguments);
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self.arguments.push(inner.into());
+        self.arguments.extend(rest);
+        self
+    }
+
     /// Adds arguments.
     #[must_use]
     pub fn with<I: IntoIterator<Item: Into<OsString>>>(mut self, arguments: I) -> Self {

@@ -1,4 +1,5 @@
-//! Hand tool over the test harness: a control plane to play with, and the supervisor that the harness itself uses.
+//! Hand tool over the test harness: a control plane or a whole node to play with, and the processes that the harness
+//! itself starts.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -6,10 +7,17 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use kaito_tests::binaries::{Binary, find_or_build, interrupt};
+#[cfg(target_os = "linux")]
+use kaito_tests::device_plugin::{DevicePlugin, GPU};
+#[cfg(target_os = "linux")]
+use kaito_tests::node::{self, Node, cage};
 use kaito_tests::{ControlPlane, Options, supervise};
+#[cfg(target_os = "linux")]
+use tokio::runtime::Builder;
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-/// A real Kubernetes control plane on this machine, without nodes, root or a cluster.
+/// A real Kubernetes control plane on this machine, without root; on request with a real node, as root.
 #[derive(Parser)]
 #[command(name = "kaito-testbed", version)]
 struct Arguments {
@@ -21,14 +29,28 @@ struct Arguments {
 enum Command {
     /// Start a control plane and keep it until Ctrl-C
     Up(Up),
+    /// Start a node with its control plane and registry, and keep it until Ctrl-C
+    #[cfg(target_os = "linux")]
+    Node(NodeArguments),
     /// Find the Kubernetes binaries, or build those that are missing, and print where they are
     Binaries {
         /// Print the path of this one only
         name: Option<String>,
+        /// Also those of a node (kubelet, containerd and so on), which are for Linux only
+        #[arg(long)]
+        node: bool,
     },
     /// Run a program that ends when this process's standard input does
     #[command(hide = true)]
     Supervise(supervise::Arguments),
+    /// Make the namespaces of a node, and take them away when told to end
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    NodeCage(cage::Arguments),
+    /// Be the first process in a node's namespaces
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    NodeFirst(cage::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -44,11 +66,20 @@ struct Up {
     kubeconfig: Option<PathBuf>,
 }
 
+#[cfg(target_os = "linux")]
+#[derive(clap::Args)]
+struct NodeArguments {
+    /// GPUs to pretend
+    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    gpus: usize,
+}
+
 fn main() -> ExitCode {
-    let result = tokio::runtime::Runtime::new()
+    let command = Arguments::parse().command;
+    let result = runtime(&command)
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
-            let result = runtime.block_on(run(Arguments::parse().command));
+            let result = runtime.block_on(run(command));
             // A build that was interrupted is ended by its supervisor; waiting for its thread would not.
             runtime.shutdown_background();
             result
@@ -62,20 +93,37 @@ fn main() -> ExitCode {
     }
 }
 
+/// A node moves its thread into its network, so there it must be the only one.
+fn runtime(command: &Command) -> io::Result<Runtime> {
+    #[cfg(target_os = "linux")]
+    if matches!(command, Command::Node(_)) {
+        return Builder::new_current_thread().enable_all().build();
+    }
+    let _ = command;
+    Runtime::new()
+}
+
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Supervise(arguments) => return Ok(supervise::supervise(arguments).await),
+        #[cfg(target_os = "linux")]
+        Command::NodeCage(arguments) => return Ok(cage::keep(arguments).await),
+        #[cfg(target_os = "linux")]
+        Command::NodeFirst(arguments) => return Ok(cage::first(arguments).await),
         Command::Up(arguments) => up(&arguments).await?,
-        Command::Binaries { name } => {
-            search(&stop_signal()?, move || binaries(name.as_deref())).await?;
+        #[cfg(target_os = "linux")]
+        Command::Node(arguments) => run_node(&arguments).await?,
+        Command::Binaries { name, node } => {
+            search(&stop_signal()?, move || binaries(name.as_deref(), node)).await?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn binaries(name: Option<&str>) -> anyhow::Result<()> {
+fn binaries(name: Option<&str>, node: bool) -> anyhow::Result<()> {
     let Some(name) = name else {
-        for binary in Binary::ALL {
+        let wanted = Binary::all().filter(|binary| node || !Binary::NODE.contains(binary));
+        for binary in wanted {
             writeln!(
                 io::stdout(),
                 "{binary}\t{}",
@@ -84,9 +132,9 @@ fn binaries(name: Option<&str>) -> anyhow::Result<()> {
         }
         return Ok(());
     };
-    let known = Binary::ALL.into_iter().find(|binary| binary.name() == name);
+    let known = Binary::all().find(|binary| binary.name() == name);
     let Some(binary) = known else {
-        let names: Vec<&str> = Binary::ALL.iter().map(|binary| binary.name()).collect();
+        let names: Vec<&str> = Binary::all().map(Binary::name).collect();
         anyhow::bail!("no binary is called {name}; there are {}", names.join(", "));
     };
     writeln!(io::stdout(), "{}", find_or_build(binary)?.display())?;
@@ -131,6 +179,38 @@ async fn up(arguments: &Up) -> anyhow::Result<()> {
         std::fs::remove_file(link)?;
     }
     Ok(plane.stop()?)
+}
+
+#[cfg(target_os = "linux")]
+async fn run_node(arguments: &NodeArguments) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let node = tokio::select! {
+        node = Node::start(node::Options::default()) => node?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let plugin = match arguments.gpus {
+        0 => None,
+        count => Some(DevicePlugin::start(&node.device_plugins(), GPU, count).await?),
+    };
+    let kubeconfig = node.plane().kubeconfig_path();
+    let mut out = io::stdout();
+    writeln!(out, "export KUBECONFIG={}", kubeconfig.display())?;
+    writeln!(out, "export KAITO_NODE_FOLDER={}", node.folder().display())?;
+    writeln!(out, "export KAITO_NODE_PID={}", node.pid())?;
+    writeln!(out, "export KAITO_NODE_REGISTRY={}", node.registry().host())?;
+    writeln!(out, "# kubectl: {}", node.plane().kubectl().display())?;
+    writeln!(
+        out,
+        "# API server, pods and Services are reached from its network:"
+    )?;
+    writeln!(out, "#   nsenter --net=/proc/{}/ns/net bash", node.pid())?;
+    writeln!(out, "# stop with Ctrl-C, or `kill {}`", std::process::id())?;
+    stop.cancelled().await;
+    writeln!(io::stderr(), "stopping")?;
+    if let Some(plugin) = plugin {
+        plugin.stop().await;
+    }
+    Ok(node.stop()?)
 }
 
 /// Runs a search for binaries, which ends soon after a stop signal.

@@ -1,17 +1,18 @@
 //! A real Kubernetes control plane: etcd, kube-apiserver, and on request kube-controller-manager and kube-scheduler.
 //!
-//! TLS and RBAC are on, everything listens on free ports of 127.0.0.1, all files are in one temporary folder, and no
+//! TLS and RBAC are on, everything listens on free ports (of 127.0.0.1 unless [`Options::address`] differs), all files are in one temporary folder, and no
 //! root is needed. It has no nodes: tests and the simulated cloud make those. Servers are stopped in order when the
 //! value is dropped, when the process ends, and when it is killed (see [`crate::supervise`]).
 
 mod audit;
-mod certificates;
+pub(crate) mod certificates;
 mod kubeconfig;
 mod servers;
 mod start;
 
 use std::ffi::OsString;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use tokio::sync::OnceCell;
 use crate::binaries::{self, Binary};
 use crate::programs;
 use crate::supervise::{self, Launch, Supervised};
+use certificates::Subject;
 use kubeconfig::{Identity, render};
 use servers::Files;
 
@@ -38,6 +40,9 @@ const TOKEN_SECONDS: i64 = 24 * 3600;
 /// What a control plane consists of.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Address of the API server, 127.0.0.1 by default; any other must be reachable from nodes, and pods can then use
+    /// the `kubernetes` Service.
+    pub address: Ipv4Addr,
     /// Run kube-controller-manager: Deployments, Jobs, garbage collection, ServiceAccounts.
     pub controller_manager: bool,
     /// Run kube-scheduler: pods get bound.
@@ -70,6 +75,7 @@ impl Options {
     #[must_use]
     pub const fn api_only() -> Self {
         Self {
+            address: Ipv4Addr::LOCALHOST,
             controller_manager: false,
             scheduler: false,
             audit: false,
@@ -178,6 +184,17 @@ pub enum Error {
     /// The servers did not end in order.
     #[error("the control plane did not stop cleanly")]
     Stop(#[source] Box<supervise::Error>),
+}
+
+/// What proves to the API server, and to its clients, who somebody is.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// Certificate, a PEM file.
+    pub certificate: PathBuf,
+    /// Its private key, a PEM file.
+    pub key: PathBuf,
+    /// A kubeconfig that uses the two.
+    pub kubeconfig: PathBuf,
 }
 
 /// A running control plane.
@@ -294,6 +311,38 @@ impl ControlPlane {
         let text = render(endpoint, authority, &Identity::Token(&token), namespace);
         certificates::write(&path, &text)?;
         Ok(path)
+    }
+
+    /// Signs a certificate, good for both ends of a connection, and writes a kubeconfig that uses it. `file` names the
+    /// files, `hosts` are the names and addresses of a server.
+    ///
+    /// # Errors
+    /// [`Error::Certificates`] if the files cannot be made.
+    pub fn credentials(
+        &self,
+        file: &str,
+        user: &str,
+        group: Option<&str>,
+        hosts: &[&str],
+    ) -> Result<Credentials, Error> {
+        let subject = Subject {
+            file,
+            user,
+            group,
+            hosts,
+        };
+        let pair = self.files.sign(&self.endpoint, &subject)?;
+        Ok(Credentials {
+            certificate: pair.certificate,
+            key: pair.key,
+            kubeconfig: self.files.kubeconfig(file),
+        })
+    }
+
+    /// Certificate of the authority that signed all others, a PEM file.
+    #[must_use]
+    pub fn authority(&self) -> &Path {
+        &self.files.authority.certificate
     }
 
     /// URL of the API server.

@@ -1,7 +1,9 @@
 //! Command lines of the four servers.
 //!
-//! Everything listens on 127.0.0.1. The controller manager and the scheduler serve nothing: their ports are off.
+//! Everything listens on 127.0.0.1, but for the API server where [`Options::address`] says otherwise. The controller
+//! manager and the scheduler serve nothing: their ports are off.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use super::Options;
@@ -24,6 +26,7 @@ const AUDIT_POLICY: &str = r#"{
 /// Files of one control plane, all in its folder.
 pub(super) struct Files {
     pub(super) folder: PathBuf,
+    issuer: Authority,
     pub(super) authority: Pair,
     pub(super) server: Pair,
     pub(super) admin: Pair,
@@ -32,9 +35,11 @@ pub(super) struct Files {
     pub(super) audit_log: PathBuf,
 }
 
-/// Ports of one control plane, free when it was started.
+/// Where one control plane listens; the ports were free when it was started.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
+    /// Address of the API server.
+    pub(super) address: Ipv4Addr,
     pub(super) etcd: u16,
     pub(super) etcd_peers: u16,
     pub(super) api: u16,
@@ -42,26 +47,27 @@ pub(super) struct Ports {
 
 impl Ports {
     pub(super) fn endpoint(self) -> String {
-        format!("https://127.0.0.1:{}", self.api)
+        format!("https://{}:{}", self.address, self.api)
     }
 }
 
 impl Files {
     /// Makes keys, certificates and kubeconfigs.
     pub(super) fn write(folder: &Path, ports: Ports) -> Result<Self, Error> {
-        let authority = Authority::new(folder)?;
-        let server = authority.sign(&Subject {
+        let issuer = Authority::new(folder)?;
+        let server = issuer.sign(&Subject {
             file: "server",
             user: "kube-apiserver",
             group: Some("system:masters"),
             hosts: &[
                 "127.0.0.1",
+                &ports.address.to_string(),
                 SERVICE_ADDRESS,
                 "localhost",
                 "kubernetes.default.svc",
             ],
         })?;
-        let admin = authority.sign(&Subject {
+        let admin = issuer.sign(&Subject {
             file: "admin",
             user: "kubernetes-admin",
             group: Some("system:masters"),
@@ -69,7 +75,8 @@ impl Files {
         })?;
         let files = Self {
             folder: folder.to_owned(),
-            authority: authority.files.clone(),
+            authority: issuer.files.clone(),
+            issuer,
             server,
             admin,
             service_accounts: service_account_key(folder)?,
@@ -77,28 +84,32 @@ impl Files {
             audit_log: folder.join("audit.log"),
         };
         super::certificates::write(&files.audit_policy, AUDIT_POLICY)?;
-        files.write_kubeconfig("admin", &files.admin, ports)?;
+        let endpoint = ports.endpoint();
+        files.write_kubeconfig("admin", &files.admin, &endpoint)?;
         for user in ["kube-controller-manager", "kube-scheduler"] {
-            let name = format!("system:{user}");
-            let pair = authority.sign(&Subject {
-                file: user,
-                user: &name,
-                group: None,
-                hosts: &[],
-            })?;
-            files.write_kubeconfig(user, &pair, ports)?;
+            files.sign(
+                &endpoint,
+                &Subject {
+                    file: user,
+                    user: &format!("system:{user}"),
+                    group: None,
+                    hosts: &[],
+                },
+            )?;
         }
         Ok(files)
     }
 
-    fn write_kubeconfig(&self, user: &str, pair: &Pair, ports: Ports) -> Result<(), Error> {
+    /// Signs a certificate and writes the kubeconfig that uses it.
+    pub(super) fn sign(&self, endpoint: &str, subject: &Subject<'_>) -> Result<Pair, Error> {
+        let pair = self.issuer.sign(subject)?;
+        self.write_kubeconfig(subject.file, &pair, endpoint)?;
+        Ok(pair)
+    }
+
+    fn write_kubeconfig(&self, user: &str, pair: &Pair, endpoint: &str) -> Result<(), Error> {
         let identity = Identity::Certificate(pair);
-        let text = render(
-            &ports.endpoint(),
-            &self.authority.certificate,
-            &identity,
-            "default",
-        );
+        let text = render(endpoint, &self.authority.certificate, &identity, "default");
         super::certificates::write(&self.kubeconfig(user), &text)
     }
 
@@ -152,18 +163,21 @@ impl Files {
     }
 
     fn api_server_storage(&self, ports: Ports) -> Vec<String> {
-        vec![
+        let mut arguments = vec![
             format!("--etcd-servers=https://127.0.0.1:{}", ports.etcd),
             flag("--etcd-cafile", &self.authority.certificate),
             flag("--etcd-certfile", &self.server.certificate),
             flag("--etcd-keyfile", &self.server.key),
-            "--bind-address=127.0.0.1".into(),
-            "--advertise-address=127.0.0.1".into(),
+            format!("--bind-address={}", ports.address),
+            format!("--advertise-address={}", ports.address),
             format!("--secure-port={}", ports.api),
-            // A loopback address is no valid endpoint of the `kubernetes` Service.
-            "--endpoint-reconciler-type=none".into(),
             format!("--service-cluster-ip-range={SERVICE_NETWORK}"),
-        ]
+        ];
+        if ports.address.is_loopback() {
+            // A loopback address is no valid endpoint of the `kubernetes` Service.
+            arguments.push("--endpoint-reconciler-type=none".into());
+        }
+        arguments
     }
 
     fn api_server_identity(&self) -> Vec<String> {

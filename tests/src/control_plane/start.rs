@@ -56,7 +56,7 @@ async fn start_once(options: &Options) -> Result<ControlPlane, Error> {
         what: "make a folder",
         source,
     })?;
-    let ports = free_ports().map_err(|source| Error::System {
+    let ports = free_ports(options.address).map_err(|source| Error::System {
         what: "find free ports",
         source,
     })?;
@@ -129,11 +129,13 @@ fn launch(
 }
 
 /// Ports that were free a moment ago. All are held until the last is chosen, so they differ.
-fn free_ports() -> io::Result<Ports> {
-    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let (etcd, etcd_peers, api) = (listen()?, listen()?, listen()?);
+fn free_ports(address: Ipv4Addr) -> io::Result<Ports> {
+    let listen = |address| TcpListener::bind((address, 0));
+    let local = Ipv4Addr::LOCALHOST;
+    let (etcd, etcd_peers, api) = (listen(local)?, listen(local)?, listen(address)?);
     let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
     Ok(Ports {
+        address,
         etcd: port(&etcd)?,
         etcd_peers: port(&etcd_peers)?,
         api: port(&api)?,
