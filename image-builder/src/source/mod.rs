@@ -32,6 +32,21 @@ pub struct Tree {
     pub url: Option<String>,
 }
 
+/// What tells a local file from its other versions without reading it: the key under which a digest may be remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct FileIdentity {
+    /// Device number.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Time of the last change of the content, in nanoseconds since 1970.
+    pub mtime_ns: i128,
+    /// Time of the last change of content or attributes, in nanoseconds since 1970; no program can set it back.
+    pub ctime_ns: i128,
+}
+
 /// The bytes of a range, in order; each item is at most some MiB.
 pub type ByteStream = BoxStream<'static, Result<Bytes, SourceError>>;
 
@@ -43,6 +58,11 @@ pub trait Source: Send + Sync {
     /// Reads `range` (bytes) of the file at `path`. Resumes and retries inside; an error is final.
     fn read(&self, path: &str, range: Range<u64>)
     -> BoxFuture<'_, Result<ByteStream, SourceError>>;
+
+    /// Which version of the file at `path` was listed, where the source is a file system and has been listed.
+    fn identity(&self, _path: &str) -> Option<FileIdentity> {
+        None
+    }
 }
 
 /// Why a source could not be listed or read.
