@@ -63,6 +63,11 @@ pub trait Source: Send + Sync {
     fn identity(&self, _path: &str) -> Option<FileIdentity> {
         None
     }
+
+    /// Where the file at `path` is on this machine, where it is: the push engine then reads and hashes it in one thread.
+    fn local_path(&self, _path: &str) -> Option<std::path::PathBuf> {
+        None
+    }
 }
 
 /// Why a source could not be listed or read.
