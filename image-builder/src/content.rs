@@ -3,6 +3,8 @@
 //! A raw layer is one file; a plain tar layer is headers, files and padding. Both are a list of parts whose sizes are
 //! known, so that a layer of any size is streamed from where its files are, with no copy on disk and none in memory.
 
+pub mod encoding;
+
 use bytes::Bytes;
 
 use crate::digest::Digest;
