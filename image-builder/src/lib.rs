@@ -5,8 +5,19 @@
 //! other way. Pure modules ([`digest`], [`oci`], [`content`], `model`, `plan`) do no I/O; only `source`, `registry` and
 //! `layout` do; only `command` prints.
 
+pub mod archive;
+pub mod attest;
+pub mod cache;
+pub mod command;
 pub mod content;
 pub mod digest;
+pub mod findings;
+pub mod layout;
+pub mod model;
 pub mod oci;
+pub mod plan;
 pub mod progress;
+pub mod pull;
+pub mod push;
+pub mod registry;
 pub mod source;

@@ -1,6 +1,18 @@
 //! What happens while blobs move, as events. The engines send them; printers show them. May not print.
 
+mod bars;
+mod json;
+mod lines;
+mod size;
+mod tally;
+
 use crate::digest::Digest;
+
+pub use bars::Bars;
+pub use json::JsonLines;
+pub use lines::Lines;
+pub use size::Size;
+pub use tally::Tally;
 
 /// What is being done with a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +41,36 @@ pub enum Outcome {
     /// It failed for good.
     Failed,
 }
+
+impl Phase {
+    /// The phase in one lower-case word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Hash => "hash",
+            Self::Upload => "upload",
+            Self::Mount => "mount",
+            Self::Download => "download",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+impl Outcome {
+    /// The outcome in one lower-case word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Moved => "moved",
+            Self::Mounted => "mounted",
+            Self::Present => "present",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Where a printer of progress sends its lines.
+pub type LineWriter = Box<dyn Fn(&str) + Send + Sync>;
 
 /// One event. `blob` is the blob's place in the plan, from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,12 @@
 //! Where files come from. A source lists its files and reads ranges of them; it decides nothing and writes nothing.
 
+pub mod azure;
+pub mod hub;
+pub mod image;
+pub mod local;
+pub mod remote;
+pub mod select;
+
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -45,6 +52,32 @@ pub struct FileIdentity {
     pub mtime_ns: i128,
     /// Time of the last change of content or attributes, in nanoseconds since 1970; no program can set it back.
     pub ctime_ns: i128,
+}
+
+impl FileIdentity {
+    /// The version of a file, where the system tells it apart from all others.
+    #[must_use]
+    #[cfg(unix)]
+    pub fn of(metadata: &std::fs::Metadata) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+
+        let nanoseconds =
+            |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            mtime_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+
+    /// The version of a file, where the system tells it apart from all others.
+    #[must_use]
+    #[cfg(not(unix))]
+    pub fn of(_metadata: &std::fs::Metadata) -> Option<Self> {
+        None
+    }
 }
 
 /// The bytes of a range, in order; each item is at most some MiB.
