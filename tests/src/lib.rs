@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod fixture;
 pub mod programs;
+pub mod registry;
 pub mod supervise;
 pub mod wait;
 

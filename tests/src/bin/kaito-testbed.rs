@@ -25,6 +25,9 @@ enum Command {
     Binaries {
         /// Print the path of this one only
         name: Option<String>,
+        /// Also those of a node (kubelet, containerd and so on), which are for Linux only
+        #[arg(long)]
+        node: bool,
     },
     /// Run a program that ends when this process's standard input does
     #[command(hide = true)]
@@ -66,16 +69,17 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Supervise(arguments) => return Ok(supervise::supervise(arguments).await),
         Command::Up(arguments) => up(&arguments).await?,
-        Command::Binaries { name } => {
-            search(&stop_signal()?, move || binaries(name.as_deref())).await?;
+        Command::Binaries { name, node } => {
+            search(&stop_signal()?, move || binaries(name.as_deref(), node)).await?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn binaries(name: Option<&str>) -> anyhow::Result<()> {
+fn binaries(name: Option<&str>, node: bool) -> anyhow::Result<()> {
     let Some(name) = name else {
-        for binary in Binary::ALL {
+        let wanted = Binary::all().filter(|binary| node || !Binary::NODE.contains(binary));
+        for binary in wanted {
             writeln!(
                 io::stdout(),
                 "{binary}\t{}",
@@ -84,9 +88,9 @@ fn binaries(name: Option<&str>) -> anyhow::Result<()> {
         }
         return Ok(());
     };
-    let known = Binary::ALL.into_iter().find(|binary| binary.name() == name);
+    let known = Binary::all().find(|binary| binary.name() == name);
     let Some(binary) = known else {
-        let names: Vec<&str> = Binary::ALL.iter().map(|binary| binary.name()).collect();
+        let names: Vec<&str> = Binary::all().map(Binary::name).collect();
         anyhow::bail!("no binary is called {name}; there are {}", names.join(", "));
     };
     writeln!(io::stdout(), "{}", find_or_build(binary)?.display())?;

@@ -36,6 +36,20 @@ pub enum Binary {
     Kubectl,
     /// kubectl's plugin manager.
     Krew,
+    /// The reference OCI registry.
+    Registry,
+    /// A client of registries that is not ours, to check ours against.
+    Oras,
+    /// Runs pods on a node. Linux only, as all below.
+    Kubelet,
+    /// Makes Services reachable on a node.
+    KubeProxy,
+    /// Pulls images and runs containers for kubelet.
+    Containerd,
+    /// The parent of a pod's containers; containerd starts it.
+    ContainerdShim,
+    /// containerd's hand tool.
+    Ctr,
 }
 
 impl Binary {
@@ -48,15 +62,31 @@ impl Binary {
         Self::Kubectl,
     ];
 
-    /// All of them.
-    pub const ALL: [Self; 6] = [
+    /// What runs on any machine, without root.
+    pub const PORTABLE: [Self; 8] = [
         Self::Etcd,
         Self::KubeApiserver,
         Self::KubeControllerManager,
         Self::KubeScheduler,
         Self::Kubectl,
         Self::Krew,
+        Self::Registry,
+        Self::Oras,
     ];
+
+    /// What a node needs besides; Linux only.
+    pub const NODE: [Self; 5] = [
+        Self::Kubelet,
+        Self::KubeProxy,
+        Self::Containerd,
+        Self::ContainerdShim,
+        Self::Ctr,
+    ];
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::PORTABLE.into_iter().chain(Self::NODE)
+    }
 
     /// File name of the binary.
     #[must_use]
@@ -68,6 +98,13 @@ impl Binary {
             Self::KubeScheduler => "kube-scheduler",
             Self::Kubectl => "kubectl",
             Self::Krew => "krew",
+            Self::Registry => "registry",
+            Self::Oras => "oras",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
+            Self::Containerd => "containerd",
+            Self::ContainerdShim => "containerd-shim-runc-v2",
+            Self::Ctr => "ctr",
         }
     }
 
@@ -76,6 +113,9 @@ impl Binary {
         match self {
             Self::Etcd => "etcd",
             Self::Krew => "krew",
+            Self::Registry => "registry",
+            Self::Oras => "oras",
+            Self::Containerd | Self::ContainerdShim | Self::Ctr => "containerd",
             _ => "kubernetes",
         }
     }
@@ -85,6 +125,11 @@ impl Binary {
         match self {
             Self::Etcd => "go.etcd.io/etcd/server/v3",
             Self::Krew => "sigs.k8s.io/krew",
+            Self::Registry => "github.com/distribution/distribution/v3",
+            Self::Oras => "oras.land/oras",
+            Self::Containerd | Self::ContainerdShim | Self::Ctr => {
+                "github.com/containerd/containerd/v2"
+            }
             _ => "k8s.io/kubernetes",
         }
     }
@@ -262,7 +307,7 @@ mod tests {
 
     #[test]
     fn every_binary_has_a_pinned_version() {
-        for binary in Binary::ALL {
+        for binary in Binary::all() {
             let module = Module::read(binary).unwrap();
             assert!(
                 module.version.starts_with('v'),

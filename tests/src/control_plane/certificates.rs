@@ -35,35 +35,35 @@ pub enum Error {
 
 /// A certificate and its private key, PEM files.
 #[derive(Debug, Clone)]
-pub(super) struct Pair {
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
+pub(crate) struct Pair {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// Who a certificate speaks for.
 #[derive(Debug)]
-pub(super) struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     /// Name of the files.
-    pub(super) file: &'a str,
+    pub(crate) file: &'a str,
     /// Kubernetes' user name.
-    pub(super) user: &'a str,
+    pub(crate) user: &'a str,
     /// Kubernetes' group.
-    pub(super) group: Option<&'a str>,
+    pub(crate) group: Option<&'a str>,
     /// Host names and addresses, for servers.
-    pub(super) hosts: &'a [&'a str],
+    pub(crate) hosts: &'a [&'a str],
 }
 
 /// The authority; it signs whatever it is asked to.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     folder: PathBuf,
     issuer: CertifiedIssuer<'static, KeyPair>,
     /// Its own files.
-    pub(super) files: Pair,
+    pub(crate) files: Pair,
 }
 
 impl Authority {
     /// Makes an authority whose files, and those of all it signs, are in `folder`.
-    pub(super) fn new(folder: &Path) -> Result<Self, Error> {
+    pub(crate) fn new(folder: &Path) -> Result<Self, Error> {
         let generate = |source| Error::Generate {
             name: "ca".to_owned(),
             source,
@@ -88,7 +88,7 @@ impl Authority {
     }
 
     /// Signs a certificate that is good for both ends of a connection.
-    pub(super) fn sign(&self, subject: &Subject<'_>) -> Result<Pair, Error> {
+    pub(crate) fn sign(&self, subject: &Subject<'_>) -> Result<Pair, Error> {
         let generate = |source| Error::Generate {
             name: subject.file.to_owned(),
             source,
@@ -124,7 +124,7 @@ impl Authority {
 }
 
 /// Makes the key that ServiceAccount tokens are signed with. ECDSA, because the pure-Rust provider makes no RSA keys.
-pub(super) fn service_account_key(folder: &Path) -> Result<Pair, Error> {
+pub(crate) fn service_account_key(folder: &Path) -> Result<Pair, Error> {
     let name = "service-account";
     let key = KeyPair::generate().map_err(|source| Error::Generate {
         name: name.to_owned(),
@@ -144,7 +144,7 @@ fn write_pair(folder: &Path, name: &str, certificate: &str, key: &str) -> Result
 }
 
 /// Writes a file that only its owner may read: keys and tokens go through here.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), Error> {
     let written = OpenOptions::new()
         .write(true)
         .create(true)

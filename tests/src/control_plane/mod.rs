@@ -5,7 +5,7 @@
 //! value is dropped, when the process ends, and when it is killed (see [`crate::supervise`]).
 
 mod audit;
-mod certificates;
+pub(crate) mod certificates;
 mod kubeconfig;
 mod servers;
 mod start;
