@@ -196,11 +196,13 @@ impl Resuming {
             }
             let mut stream = match self.stream.take() {
                 Some(stream) => stream,
-                None => self.open().await?,
+                None => open(&self.repository, self.digest, &self.range).await?,
             };
             match stream.next().await {
-                Some(Ok(bytes)) => {
+                Some(Ok(mut bytes)) => {
                     self.failures = 0;
+                    let left = self.range.end - self.range.start;
+                    bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
                     self.range.start += bytes.len() as u64;
                     self.stream = Some(stream);
                     return Ok(Some(bytes));
@@ -209,20 +211,6 @@ impl Resuming {
                 None => return Ok(None),
             }
         }
-    }
-
-    async fn open(&self) -> Result<BlobStream, RegistryError> {
-        let (digest, range) = (self.digest, self.range.clone());
-        let answer = retrying(self.repository.client().retry(), || {
-            // Asked for without a range first: some registries serve none, and all serve the whole.
-            let range = (range.start > 0).then(|| range.clone());
-            self.repository.read_blob(digest, range, None)
-        })
-        .await?;
-        if answer.is_partial || range.start == 0 {
-            return Ok(answer.stream);
-        }
-        Ok(skip(answer.stream, range.start))
     }
 
     async fn pause(&mut self, error: RegistryError) -> Result<(), RegistryError> {
@@ -235,6 +223,23 @@ impl Resuming {
             None => Err(error),
         }
     }
+}
+
+async fn open(
+    repository: &Repository,
+    digest: Digest,
+    range: &Range<u64>,
+) -> Result<BlobStream, RegistryError> {
+    let answer = retrying(repository.client().retry(), || {
+        // Asked for without a range first: some registries serve none, and all serve the whole.
+        let range = (range.start > 0).then(|| range.clone());
+        repository.read_blob(digest, range, None)
+    })
+    .await?;
+    if answer.is_partial || range.start == 0 {
+        return Ok(answer.stream);
+    }
+    Ok(skip(answer.stream, range.start))
 }
 
 /// A stream without its first bytes, for registries that ignore ranges.

@@ -31,7 +31,7 @@ pub struct Reference {
 }
 
 /// Why a text is not the name of an image.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// The repository is missing or has a character that registries refuse.
     #[error(
