@@ -23,7 +23,9 @@ pub(crate) fn read(
         }
     };
     let Some(blob) = blob else { return Ok(problem(StatusCode::NOT_FOUND, "BLOB_UNKNOWN")) };
-    if let (Some(Fault::Redirect(to)), Method::GET) = (&asked.fault, &asked.method) {
+    if let Some(Fault::Redirect(to)) = &asked.fault
+        && asked.method == Method::GET
+    {
         let mut response = problem(StatusCode::TEMPORARY_REDIRECT, "");
         set(&mut response, "location", &format!("{to}{digest}"));
         return Ok(response);

@@ -228,10 +228,6 @@ impl Context<'_> {
         self.received.fetch_add(bytes, Ordering::Relaxed);
         self.progress.event(Event::Advanced { blob, bytes });
     }
-
-    pub(super) fn includes(&self, path: &str) -> bool {
-        self.include.as_ref().is_none_or(|globs| globs.is_match(path))
-    }
 }
 
 /// Layers with equal content are fetched once. Files that are not wanted are left out.

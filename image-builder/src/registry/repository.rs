@@ -83,11 +83,6 @@ impl Repository {
         &self.client
     }
 
-    /// Another repository of the same registry. Names come from our own journal and from parsed references.
-    pub(crate) fn sibling(&self, name: &str) -> Self {
-        Self { name: name.to_owned(), ..self.clone() }
-    }
-
     /// The size of a blob, in bytes, or `None` where the repository does not have it.
     ///
     /// # Errors
