@@ -117,7 +117,8 @@ pub fn sign(statement: &Statement, key: &SigningKey) -> Result<Attachment, Bundl
 /// Anything but a statement about `digest` that `key` has signed.
 pub fn verify(bundle: &[u8], key: &VerifyingKey, digest: Digest) -> Result<Signed, BundleError> {
     let unreadable = |error: String| BundleError::Unreadable(error);
-    let bundle: Bundle = serde_json::from_slice(bundle).map_err(|error| unreadable(error.to_string()))?;
+    let bundle: Bundle =
+        serde_json::from_slice(bundle).map_err(|error| unreadable(error.to_string()))?;
     let envelope = bundle.dsse_envelope;
     if envelope.payload_type != STATEMENT_TYPE {
         return Err(BundleError::Content(envelope.payload_type));

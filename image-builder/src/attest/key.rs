@@ -31,16 +31,22 @@ const LARGEST_COST: u8 = 18;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// No PEM block of a kind that is read.
-    #[error("there is no key in it; it must be PEM with `PRIVATE KEY`, `EC PRIVATE KEY`, `ENCRYPTED SIGSTORE PRIVATE KEY` or `PUBLIC KEY`")]
+    #[error(
+        "there is no key in it; it must be PEM with `PRIVATE KEY`, `EC PRIVATE KEY`, `ENCRYPTED SIGSTORE PRIVATE KEY` or `PUBLIC KEY`"
+    )]
     NoKey,
     /// A kind that is not read.
-    #[error("keys of the kind `{0}` are not read; write it as an unencrypted `PRIVATE KEY` with `openssl pkcs8 -topk8 -nocrypt`")]
+    #[error(
+        "keys of the kind `{0}` are not read; write it as an unencrypted `PRIVATE KEY` with `openssl pkcs8 -topk8 -nocrypt`"
+    )]
     Kind(String),
     /// The content is broken.
     #[error("the key is damaged: {0}")]
     Damaged(String),
     /// Another kind of key.
-    #[error("it is no ECDSA key for P-256, the only kind that is used here; make one with `openssl ecparam -name prime256v1 -genkey -noout`")]
+    #[error(
+        "it is no ECDSA key for P-256, the only kind that is used here; make one with `openssl ecparam -name prime256v1 -genkey -noout`"
+    )]
     Algorithm,
     /// A password is needed.
     #[error("the key is encrypted; set COSIGN_PASSWORD to its password")]
@@ -116,7 +122,9 @@ impl VerifyingKey {
             "CERTIFICATE" => return Err(KeyError::Kind(kind)),
             _ => return Err(KeyError::NoKey),
         }
-        let point = bytes.strip_prefix(&PUBLIC_PREFIX).ok_or(KeyError::Algorithm)?;
+        let point = bytes
+            .strip_prefix(&PUBLIC_PREFIX)
+            .ok_or(KeyError::Algorithm)?;
         if point.len() != 65 || point.first() != Some(&4) {
             return Err(KeyError::Algorithm);
         }
@@ -142,7 +150,10 @@ impl VerifyingKey {
             .chunks(64)
             .filter_map(|line| std::str::from_utf8(line).ok())
             .collect();
-        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+        format!(
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+            lines.join("\n")
+        )
     }
 
     /// How bundles name the key: its sha256 in base64.
@@ -167,7 +178,9 @@ fn pem(text: &str) -> Result<(String, Vec<u8>), KeyError> {
             .ok_or_else(|| KeyError::Damaged("its last line is missing".to_owned()))?;
         if kind != "EC PARAMETERS" {
             let compact: String = body.split_whitespace().collect();
-            let bytes = BASE64.decode(compact).map_err(|error| KeyError::Damaged(error.to_string()))?;
+            let bytes = BASE64
+                .decode(compact)
+                .map_err(|error| KeyError::Damaged(error.to_string()))?;
             return Ok((kind.to_owned(), bytes));
         }
         rest = after;
@@ -231,7 +244,11 @@ fn decrypted(bytes: &[u8], password: &SecretString) -> Result<Vec<u8>, KeyError>
     if container.kdf.name != "scrypt" || container.cipher.name != "nacl/secretbox" {
         return Err(damaged("it is encrypted in a way that cosign does not use"));
     }
-    let field = |text: &str| BASE64.decode(text).map_err(|_| damaged("a field is not base64"));
+    let field = |text: &str| {
+        BASE64
+            .decode(text)
+            .map_err(|_| damaged("a field is not base64"))
+    };
     let cost = container.kdf.params;
     let log_n = u8::try_from(cost.n.trailing_zeros()).unwrap_or(u8::MAX);
     if !cost.n.is_power_of_two() || log_n > LARGEST_COST {
@@ -251,6 +268,9 @@ fn decrypted(bytes: &[u8], password: &SecretString) -> Result<Vec<u8>, KeyError>
         .try_into()
         .map_err(|_| damaged("its nonce has not 24 bytes"))?;
     XSalsa20Poly1305::new(&key.into())
-        .decrypt(&Nonce::from(nonce), field(&container.ciphertext)?.as_slice())
+        .decrypt(
+            &Nonce::from(nonce),
+            field(&container.ciphertext)?.as_slice(),
+        )
         .map_err(|_| KeyError::Password)
 }

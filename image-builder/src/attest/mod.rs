@@ -47,7 +47,8 @@ impl Attachment {
     /// # Errors
     /// None in practice: the value has only texts as keys.
     pub fn manifest(&self, subject: &Descriptor) -> Result<Document, serde_json::Error> {
-        let blob = |media_type: &str, bytes: &Bytes| Document::new(media_type, bytes.clone()).descriptor();
+        let blob =
+            |media_type: &str, bytes: &Bytes| Document::new(media_type, bytes.clone()).descriptor();
         let manifest = Manifest {
             schema_version: 2,
             media_type: Some(media_type::MANIFEST.to_owned()),

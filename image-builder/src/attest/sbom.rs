@@ -14,14 +14,22 @@ pub const SBOM_TYPE: &str = "application/vnd.cyclonedx+json";
 /// # Errors
 /// None in practice: the value has only texts as keys.
 pub fn sbom(facts: &Facts, digest: Digest) -> Result<Attachment, serde_json::Error> {
-    let components: Vec<Value> = facts.materials.iter().map(|file| {
-        json!({
-            "type": "file", "bom-ref": format!("file:{}", file.path), "name": file.path,
-            "hashes": [{"alg": "SHA-256", "content": file.digest.hex()}],
-            "properties": [{"name": "kaito:size", "value": file.size.to_string()}],
+    let components: Vec<Value> = facts
+        .materials
+        .iter()
+        .map(|file| {
+            json!({
+                "type": "file", "bom-ref": format!("file:{}", file.path), "name": file.path,
+                "hashes": [{"alg": "SHA-256", "content": file.digest.hex()}],
+                "properties": [{"name": "kaito:size", "value": file.size.to_string()}],
+            })
         })
-    }).collect();
-    let references: Vec<String> = facts.materials.iter().map(|file| format!("file:{}", file.path)).collect();
+        .collect();
+    let references: Vec<String> = facts
+        .materials
+        .iter()
+        .map(|file| format!("file:{}", file.path))
+        .collect();
     let document = json!({
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -54,13 +62,23 @@ fn model(facts: &Facts, digest: Digest) -> Value {
     if let Some(revision) = &facts.revision {
         set("version", json!(revision));
     }
-    set("hashes", json!([{"alg": "SHA-256", "content": digest.hex()}]));
-    let licenses: Vec<Value> = facts.licenses.iter().map(|name| json!({"license": {"name": name}})).collect();
+    set(
+        "hashes",
+        json!([{"alg": "SHA-256", "content": digest.hex()}]),
+    );
+    let licenses: Vec<Value> = facts
+        .licenses
+        .iter()
+        .map(|name| json!({"license": {"name": name}}))
+        .collect();
     if !licenses.is_empty() {
         set("licenses", json!(licenses));
     }
     if facts.source.starts_with("http") {
-        set("externalReferences", json!([{"type": "distribution", "url": facts.source}]));
+        set(
+            "externalReferences",
+            json!([{"type": "distribution", "url": facts.source}]),
+        );
     }
     let mut parameters = Map::new();
     parameters.insert("task".to_owned(), json!("text-generation"));
@@ -88,5 +106,12 @@ fn model(facts: &Facts, digest: Digest) -> Value {
 fn uuid_of(digest: Digest) -> String {
     let hex = digest.hex();
     let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
-    format!("{}-{}-8{}-8{}-{}", part(0, 8), part(8, 12), part(12, 15), part(15, 18), part(18, 30))
+    format!(
+        "{}-{}-8{}-8{}-{}",
+        part(0, 8),
+        part(8, 12),
+        part(12, 15),
+        part(15, 18),
+        part(18, 30)
+    )
 }

@@ -68,6 +68,8 @@ impl Statement {
     #[must_use]
     pub fn is_about(&self, digest: Digest) -> bool {
         let hex = digest.hex();
-        self.subject.iter().any(|subject| subject.digest.sha256 == hex)
+        self.subject
+            .iter()
+            .any(|subject| subject.digest.sha256 == hex)
     }
 }

@@ -8,7 +8,10 @@ use super::*;
 use crate::digest::Digest;
 
 fn pem(kind: &str, bytes: &[u8]) -> String {
-    format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", BASE64.encode(bytes))
+    format!(
+        "-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n",
+        BASE64.encode(bytes)
+    )
 }
 
 fn pkcs8() -> Vec<u8> {
@@ -49,10 +52,15 @@ fn a_bundle_is_valid_for_its_key_and_its_image_only() {
     let statement = Statement::about("models/x", digest, COSIGN_SIGNATURE, json!({}));
     let bundle = sign(&statement, &key).unwrap();
     assert_eq!(
-        verify(&bundle.content, &key.verifying(), digest).unwrap().statement,
+        verify(&bundle.content, &key.verifying(), digest)
+            .unwrap()
+            .statement,
         statement
     );
-    assert!(matches!(verify(&bundle.content, &other, digest), Err(BundleError::Signature)));
+    assert!(matches!(
+        verify(&bundle.content, &other, digest),
+        Err(BundleError::Signature)
+    ));
     assert!(matches!(
         verify(&bundle.content, &key.verifying(), Digest::of(b"other")),
         Err(BundleError::Subject(_))
@@ -73,7 +81,10 @@ fn a_tampered_statement_or_signature_is_refused() {
     unsigned["dsseEnvelope"]["signatures"] = json!([]);
     for bad in [swapped, retyped, unsigned, json!({})] {
         let bytes = serde_json::to_vec(&bad).unwrap();
-        assert!(verify(&bytes, &key.verifying(), Digest::of(b"evil")).is_err(), "{bad}");
+        assert!(
+            verify(&bytes, &key.verifying(), Digest::of(b"evil")).is_err(),
+            "{bad}"
+        );
     }
 }
 
@@ -90,12 +101,41 @@ fn openssl_and_this_program_read_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name).display().to_string();
     let openssl = |arguments: &[&str]| {
-        let done = std::process::Command::new("openssl").args(arguments).output().unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let done = std::process::Command::new("openssl")
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
     };
-    openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-out", &file("sec1.pem")]);
-    openssl(&["pkcs8", "-topk8", "-nocrypt", "-in", &file("sec1.pem"), "-out", &file("pkcs8.pem")]);
-    openssl(&["ec", "-in", &file("sec1.pem"), "-pubout", "-out", &file("public.pem")]);
+    openssl(&[
+        "ecparam",
+        "-name",
+        "prime256v1",
+        "-genkey",
+        "-out",
+        &file("sec1.pem"),
+    ]);
+    openssl(&[
+        "pkcs8",
+        "-topk8",
+        "-nocrypt",
+        "-in",
+        &file("sec1.pem"),
+        "-out",
+        &file("pkcs8.pem"),
+    ]);
+    openssl(&[
+        "ec",
+        "-in",
+        &file("sec1.pem"),
+        "-pubout",
+        "-out",
+        &file("public.pem"),
+    ]);
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
     let public = VerifyingKey::from_pem(&read("public.pem")).unwrap();
     for name in ["sec1.pem", "pkcs8.pem"] {
@@ -104,7 +144,15 @@ fn openssl_and_this_program_read_each_other() {
         assert!(public.verifies(b"message", &signature), "{name}");
         std::fs::write(folder.path().join("message"), b"message").unwrap();
         std::fs::write(folder.path().join("signature"), signature).unwrap();
-        openssl(&["dgst", "-sha256", "-verify", &file("public.pem"), "-signature", &file("signature"), &file("message")]);
+        openssl(&[
+            "dgst",
+            "-sha256",
+            "-verify",
+            &file("public.pem"),
+            "-signature",
+            &file("signature"),
+            &file("message"),
+        ]);
     }
 }
 
@@ -114,7 +162,13 @@ fn cosigns_encrypted_keys_open_with_their_password() {
     use crypto_secretbox::{KeyInit as _, Nonce, XSalsa20Poly1305};
     let (salt, nonce) = ([7; 32], [9; 24]);
     let mut secret = [0; 32];
-    scrypt::scrypt(b"pass", &salt, &scrypt::Params::new(10, 8, 1, 32).unwrap(), &mut secret).unwrap();
+    scrypt::scrypt(
+        b"pass",
+        &salt,
+        &scrypt::Params::new(10, 8, 1, 32).unwrap(),
+        &mut secret,
+    )
+    .unwrap();
     let sealed = XSalsa20Poly1305::new(&secret.into())
         .encrypt(&Nonce::from(nonce), pkcs8().as_slice())
         .unwrap();
@@ -123,7 +177,10 @@ fn cosigns_encrypted_keys_open_with_their_password() {
         "cipher": {"name": "nacl/secretbox", "nonce": BASE64.encode(nonce)},
         "ciphertext": BASE64.encode(sealed),
     });
-    let text = pem("ENCRYPTED SIGSTORE PRIVATE KEY", container.to_string().as_bytes());
+    let text = pem(
+        "ENCRYPTED SIGSTORE PRIVATE KEY",
+        container.to_string().as_bytes(),
+    );
     let open = |password: Option<&str>| {
         SigningKey::from_pem(&text, password.map(Into::into).as_ref()).map(|_| ())
     };
@@ -134,7 +191,11 @@ fn cosigns_encrypted_keys_open_with_their_password() {
 
 #[test]
 fn other_texts_are_refused_with_a_reason() {
-    for text in ["", "-----BEGIN X-----", "-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----"] {
+    for text in [
+        "",
+        "-----BEGIN X-----",
+        "-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----",
+    ] {
         assert!(SigningKey::from_pem(text, None).is_err(), "{text}");
         assert!(VerifyingKey::from_pem(text).is_err(), "{text}");
     }
@@ -150,9 +211,18 @@ fn the_bill_of_materials_names_every_file_by_its_digest_and_is_the_same_each_tim
     let made = sbom(&facts(), digest).unwrap();
     assert_eq!(made, sbom(&facts(), digest).unwrap());
     let document: Value = serde_json::from_slice(&made.content).unwrap();
-    assert_eq!(document["metadata"]["component"]["type"], "machine-learning-model");
-    assert_eq!(document["components"][0]["hashes"][0]["content"], Digest::of(b"weights").hex());
-    assert_eq!(document["dependencies"][0]["dependsOn"][0], document["components"][0]["bom-ref"]);
+    assert_eq!(
+        document["metadata"]["component"]["type"],
+        "machine-learning-model"
+    );
+    assert_eq!(
+        document["components"][0]["hashes"][0]["content"],
+        Digest::of(b"weights").hex()
+    );
+    assert_eq!(
+        document["dependencies"][0]["dependsOn"][0],
+        document["components"][0]["bom-ref"]
+    );
 }
 
 #[test]
@@ -179,7 +249,8 @@ fn provenance_names_commit_files_and_tool() {
 fn an_attachment_is_tied_to_its_image() {
     let image = Document::new(media_type::MANIFEST, Bytes::from_static(b"{}")).descriptor();
     let attachment = sbom(&facts(), image.digest).unwrap();
-    let manifest: Manifest = serde_json::from_slice(&attachment.manifest(&image).unwrap().bytes).unwrap();
+    let manifest: Manifest =
+        serde_json::from_slice(&attachment.manifest(&image).unwrap().bytes).unwrap();
     assert_eq!(manifest.subject.as_ref(), Some(&image));
     assert_eq!(manifest.artifact_type.as_deref(), Some(SBOM_TYPE));
     assert_eq!(manifest.config.digest, Digest::of(EMPTY_BLOB));

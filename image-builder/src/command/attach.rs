@@ -18,35 +18,43 @@ use crate::registry::{Repository, RequestBody};
 
 /// Flags of `attach`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Image to attach to
     #[arg(value_name = "REF")]
-    pub reference: String,
+    pub(crate) reference: String,
     /// File to attach
-    #[arg(value_name = "FILE", requires = "media_type", required_unless_present = "sign_key")]
-    pub file: Option<PathBuf>,
+    #[arg(
+        value_name = "FILE",
+        requires = "media_type",
+        required_unless_present = "sign_key"
+    )]
+    pub(crate) file: Option<PathBuf>,
     /// Media type of the file, for example application/vnd.cyclonedx+json
     #[arg(long = "type", value_name = "TYPE", id = "media_type")]
-    pub media_type: Option<String>,
+    pub(crate) media_type: Option<String>,
     /// Sign the image with this private key (PEM; COSIGN_PASSWORD for encrypted ones)
     #[arg(long, value_name = "FILE")]
-    pub sign_key: Option<PathBuf>,
+    pub(crate) sign_key: Option<PathBuf>,
     /// How registries are reached.
     #[command(flatten)]
-    pub registry: RegistryFlags,
+    pub(crate) registry: RegistryFlags,
     /// What is told.
     #[command(flatten)]
-    pub progress: ProgressFlags,
+    pub(crate) progress: ProgressFlags,
 }
 
 /// Attaches.
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let (repository, reference) = args.registry.repository(&args.reference, context)?;
-    let subject = repository.manifest(&reference.selector()).await?.descriptor();
+    let subject = repository
+        .manifest(&reference.selector())
+        .await?
+        .descriptor();
     let mut attachments = Vec::new();
     if let (Some(path), Some(media_type)) = (&args.file, &args.media_type) {
-        let content = std::fs::read(path)
-            .map_err(|error| Failure::message(format!("cannot read {}: {error}", path.display())))?;
+        let content = std::fs::read(path).map_err(|error| {
+            Failure::message(format!("cannot read {}: {error}", path.display()))
+        })?;
         attachments.push(Attachment {
             artifact_type: media_type.clone(),
             media_type: media_type.clone(),
@@ -61,7 +69,9 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
     for attachment in attachments {
         let attached = put(&repository, &subject, &attachment).await?;
         let (host, name) = (repository.host(), repository.name());
-        context.output.data(&format!("{host}/{name}@{}", attached.digest))?;
+        context
+            .output
+            .data(&format!("{host}/{name}@{}", attached.digest))?;
     }
     Ok(Exit::Success)
 }
@@ -75,7 +85,9 @@ pub(crate) async fn attach_all(
     sign_key: Option<&Path>,
     context: &Context,
 ) -> Result<(), Failure> {
-    let key = sign_key.map(|path| signing_key(path, context)).transpose()?;
+    let key = sign_key
+        .map(|path| signing_key(path, context))
+        .transpose()?;
     let mut attachments = Vec::new();
     if kinds.contains(&Attest::Sbom) {
         attachments.push(attest::sbom(facts, subject.digest)?);
@@ -97,7 +109,10 @@ pub(crate) async fn attach_all(
 }
 
 fn unsigned(statement: &Statement) -> Result<Attachment, Failure> {
-    let predicate = ("in-toto.io/predicate-type".to_owned(), statement.predicate_type.clone());
+    let predicate = (
+        "in-toto.io/predicate-type".to_owned(),
+        statement.predicate_type.clone(),
+    );
     Ok(Attachment {
         artifact_type: STATEMENT_TYPE.to_owned(),
         media_type: STATEMENT_TYPE.to_owned(),
@@ -120,13 +135,15 @@ fn signing_key(path: &Path, context: &Context) -> Result<SigningKey, Failure> {
 
 /// The text of a key file.
 pub(crate) fn read_key(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Failure::message(format!("cannot read the key {}: {error}", path.display())))
+    std::fs::read_to_string(path).map_err(|error| {
+        Failure::message(format!("cannot read the key {}: {error}", path.display()))
+    })
 }
 
 /// A key that cannot be used, by its file's name.
 pub(crate) fn key_failure(path: &Path, error: &attest::KeyError) -> Failure {
-    Failure::message(format!("cannot use the key {}: {error}", path.display())).with_exit(Exit::Unauthorized)
+    Failure::message(format!("cannot use the key {}: {error}", path.display()))
+        .with_exit(Exit::Unauthorized)
 }
 
 /// Sends a blob that is in memory, unless it is there.
@@ -136,7 +153,9 @@ async fn put_blob(repository: &Repository, bytes: &Bytes) -> Result<(), Failure>
         return Ok(());
     }
     let upload = repository.open_upload().await?;
-    Ok(repository.finish_upload(&upload, digest, RequestBody::Bytes(bytes.clone())).await?)
+    Ok(repository
+        .finish_upload(&upload, digest, RequestBody::Bytes(bytes.clone()))
+        .await?)
 }
 
 /// Writes the blobs of an attachment, then its manifest.

@@ -37,7 +37,12 @@ pub struct Args {
     #[arg(long)]
     pub push: bool,
     /// type=oci,dest=DIR (default), type=tar,dest=FILE or type=registry
-    #[arg(short = 'o', long, value_name = "type=TYPE[,dest=PATH]", conflicts_with = "push")]
+    #[arg(
+        short = 'o',
+        long,
+        value_name = "type=TYPE[,dest=PATH]",
+        conflicts_with = "push"
+    )]
     pub output: Option<OutputTarget>,
     /// Show what would be made and pushed; write nothing
     #[arg(long)]
@@ -167,7 +172,12 @@ async fn build(args: &Args, context: &Context, counted: &Arc<Counted>) -> Result
         counted.event(Event::Note(note.clone()));
     }
     for finding in &prepared.plan.findings {
-        let text = format!("warning: {}: {}: {}", finding.kind.name(), finding.path, finding.reason);
+        let text = format!(
+            "warning: {}: {}: {}",
+            finding.kind.name(),
+            finding.path,
+            finding.reason
+        );
         counted.event(Event::Note(text));
     }
     let work = Work {
@@ -195,7 +205,9 @@ fn target(args: &Args, first: Option<&Reference>) -> Result<OutputTarget, Failur
         None => OutputTarget::Oci(None),
     };
     if target == OutputTarget::Registry && first.is_none() {
-        return Err(Failure::message("--push needs a name: -t REGISTRY/REPOSITORY:TAG"));
+        return Err(Failure::message(
+            "--push needs a name: -t REGISTRY/REPOSITORY:TAG",
+        ));
     }
     if !args.attest.is_empty() || args.sign_key.is_some() {
         if target != OutputTarget::Registry {
@@ -208,7 +220,9 @@ fn target(args: &Args, first: Option<&Reference>) -> Result<OutputTarget, Failur
 }
 
 fn refuse_mcr(target: &OutputTarget, references: &[Reference]) -> Result<(), Failure> {
-    if *target == OutputTarget::Registry && references.iter().any(|r| r.host() == "mcr.microsoft.com") {
+    if *target == OutputTarget::Registry
+        && references.iter().any(|r| r.host() == "mcr.microsoft.com")
+    {
         return Err(push::PushError::Mcr.into());
     }
     Ok(())
@@ -222,7 +236,11 @@ fn default_directory(references: &[Reference], source: &str) -> PathBuf {
     };
     let last = name.rsplit('/').next().unwrap_or_default();
     let last = last.split(['@', ':']).next().unwrap_or_default();
-    let name = if matches!(last, "" | "." | "..") { "image" } else { last };
+    let name = if matches!(last, "" | "." | "..") {
+        "image"
+    } else {
+        last
+    };
     PathBuf::from(format!("{name}.oci"))
 }
 
@@ -237,14 +255,18 @@ struct Work<'a> {
 impl Work<'_> {
     async fn to_registry(&self) -> Result<Built, Failure> {
         let client = self.args.registry.client(self.context)?;
-        let first = self.references.first().ok_or_else(|| Failure::message("--push needs -t"))?;
+        let first = self
+            .references
+            .first()
+            .ok_or_else(|| Failure::message("--push needs -t"))?;
         let repository = client.repository(first)?;
         let destination = Destination::Repository(repository.clone());
         if self.args.dry_run {
             return self.show_plan(Some(&destination)).await;
         }
         let pushed = self.push(&destination, self.tags_in(first)).await?;
-        self.copy_to_others(first, &repository, &pushed, &client).await?;
+        self.copy_to_others(first, &repository, &pushed, &client)
+            .await?;
         self.attach(&repository, &pushed).await?;
         let image = first.with_digest(pushed.top.digest);
         let name = format!("{}@{}", tagged(first), pushed.top.digest);
@@ -266,7 +288,9 @@ impl Work<'_> {
         let partial = PathBuf::from(partial);
         let layout = Layout::create(&partial).await?;
         let tags = self.layout_tags();
-        let pushed = self.push(&Destination::Layout(layout.clone()), tags).await?;
+        let pushed = self
+            .push(&Destination::Layout(layout.clone()), tags)
+            .await?;
         write_tar(&layout, file).await?;
         tokio::fs::remove_dir_all(&partial).await?;
         let name = format!("{}@{}", file.display(), pushed.top.digest);
@@ -292,7 +316,10 @@ impl Work<'_> {
             tags,
             mount_from: self.args.mount_from.clone(),
             base: self.prepared.base.clone(),
-            cache: self.args.cache.open(self.context.output.as_ref(), self.context),
+            cache: self
+                .args
+                .cache
+                .open(self.context.output.as_ref(), self.context),
             digests: if self.args.cache.no_digest_cache {
                 CacheUse::Ignore
             } else {
@@ -328,7 +355,11 @@ impl Work<'_> {
     ) -> Result<(), Failure> {
         let origin = Origin::Repository(repository.clone());
         let selector = pushed.top.digest.to_string();
-        for other in self.references.iter().filter(|other| !same_repository(first, other)) {
+        for other in self
+            .references
+            .iter()
+            .filter(|other| !same_repository(first, other))
+        {
             let destination = Destination::Repository(client.repository(other)?);
             let tags = vec![other.tag().unwrap_or(DEFAULT_TAG).to_owned()];
             let options = self.options(tags);
@@ -367,7 +398,11 @@ impl Work<'_> {
                 .or_else(|| self.model())
                 .unwrap_or_else(|| repository.to_owned()),
             repository: repository.to_owned(),
-            source: self.prepared.url.clone().unwrap_or_else(|| "local files".to_owned()),
+            source: self
+                .prepared
+                .url
+                .clone()
+                .unwrap_or_else(|| "local files".to_owned()),
             revision: self.prepared.revision.clone(),
             artifact: format!("{:?}", self.args.shape.artifact).to_lowercase(),
             licenses: description.licenses.clone(),
@@ -376,7 +411,10 @@ impl Work<'_> {
             parameters: description.parameters.map(|count| count.to_string()),
             precision: description.precision.clone(),
             quantization: description.quantization.clone(),
-            base_model: description.adapter.as_ref().and_then(|adapter| adapter.base_model.clone()),
+            base_model: description
+                .adapter
+                .as_ref()
+                .and_then(|adapter| adapter.base_model.clone()),
             materials: materials.collect(),
         }
     }
@@ -389,7 +427,9 @@ impl Work<'_> {
         let adapter = self.prepared.plan.description.adapter.as_ref();
         if self.prepared.kind == Kind::Adapter {
             let given = self.args.shape.base_model.as_deref();
-            let given = given.and_then(|text| text.split('@').next()).map(str::to_owned);
+            let given = given
+                .and_then(|text| text.split('@').next())
+                .map(str::to_owned);
             return given.or_else(|| adapter?.base_model.clone());
         }
         let url = self.prepared.url.as_deref()?;
@@ -428,8 +468,12 @@ impl Work<'_> {
             write_file(path, &digest).await?;
         }
         if let Some(path) = &self.args.iidfile {
-            let config = pushed.documents.iter().find(|document| document.media_type == media_type::IMAGE_CONFIG);
-            let identity = config.map_or_else(|| digest.clone(), |config| config.digest.to_string());
+            let config = pushed
+                .documents
+                .iter()
+                .find(|document| document.media_type == media_type::IMAGE_CONFIG);
+            let identity =
+                config.map_or_else(|| digest.clone(), |config| config.digest.to_string());
             write_file(path, &identity).await?;
         }
         for line in summary::table(pushed, name) {
@@ -448,7 +492,11 @@ impl Work<'_> {
             write_file(path, &format!("{}\n", super::workspace::yaml(object))).await?;
         }
         if let Some(image) = &image {
-            let bytes = pushed.blobs.iter().map(|blob| blob.made.descriptor.size).sum();
+            let bytes = pushed
+                .blobs
+                .iter()
+                .map(|blob| blob.made.descriptor.size)
+                .sum();
             summary::usage(
                 image,
                 self.prepared.kind,
@@ -458,9 +506,11 @@ impl Work<'_> {
                 self.context,
             );
         }
-        self.context
-            .output
-            .data(if self.args.progress.quiet { &digest } else { name })?;
+        self.context.output.data(if self.args.progress.quiet {
+            &digest
+        } else {
+            name
+        })?;
         Ok(Built { image, workspace })
     }
 }
@@ -486,8 +536,9 @@ async fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 async fn write_tar(layout: &Layout, path: &Path) -> Result<(), Failure> {
-    let failed =
-        |error: std::io::Error| Failure::message(format!("cannot write {}: {error}", path.display()));
+    let failed = |error: std::io::Error| {
+        Failure::message(format!("cannot write {}: {error}", path.display()))
+    };
     let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
     let mut bytes = layout.tar().await?;
     while let Some(piece) = bytes.next().await {
@@ -514,7 +565,10 @@ impl Counted {
 
     /// Takes bars off the screen.
     pub(crate) fn end(&self) {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 
     pub(crate) fn interruption(&self) -> Failure {
@@ -538,7 +592,10 @@ impl Counted {
 
 impl Progress for Counted {
     fn event(&self, event: Event) {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner).apply(&event);
+        self.tally
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .apply(&event);
         self.progress.event(event);
     }
 }
@@ -548,9 +605,10 @@ pub(crate) async fn interrupted() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        if let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        {
+        if let (Ok(mut interrupt), Ok(mut terminate)) = (
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::terminate()),
+        ) {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
@@ -574,9 +632,18 @@ mod tests {
     fn outputs_name_a_type_and_where_it_goes() {
         let parsed = |text| OutputTarget::from_str(text);
         assert_eq!(parsed("type=oci"), Ok(OutputTarget::Oci(None)));
-        assert_eq!(parsed("type=tar,dest=a.tar"), Ok(OutputTarget::Tar("a.tar".into())));
+        assert_eq!(
+            parsed("type=tar,dest=a.tar"),
+            Ok(OutputTarget::Tar("a.tar".into()))
+        );
         assert_eq!(parsed("type=registry"), Ok(OutputTarget::Registry));
-        for bad in ["oci", "type=tar", "type=zip,dest=x", "type=oci,x=y", "type=oci,dest="] {
+        for bad in [
+            "oci",
+            "type=tar",
+            "type=zip,dest=x",
+            "type=oci,x=y",
+            "type=oci,dest=",
+        ] {
             assert!(parsed(bad).is_err(), "{bad}");
         }
     }
@@ -585,7 +652,10 @@ mod tests {
     fn a_layout_is_named_after_the_image_or_the_source() {
         let tag = "r.io/models/phi:v1".parse().unwrap();
         assert_eq!(default_directory(&[tag], "x"), PathBuf::from("phi.oci"));
-        assert_eq!(default_directory(&[], "hf://org/name@main"), PathBuf::from("name.oci"));
+        assert_eq!(
+            default_directory(&[], "hf://org/name@main"),
+            PathBuf::from("name.oci")
+        );
         assert_eq!(default_directory(&[], "."), PathBuf::from("image.oci"));
     }
 }

@@ -13,33 +13,36 @@ use crate::registry::{DEFAULT_TAG, Reference};
 
 /// Flags of `copy`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Image to copy
     #[arg(value_name = "FROM")]
-    pub from: String,
+    pub(crate) from: String,
     /// Its new name
     #[arg(value_name = "TO")]
-    pub to: String,
+    pub(crate) to: String,
     /// Copy what is attached to it, too: bills of materials, provenance, signatures
     #[arg(long)]
-    pub with_referrers: bool,
+    pub(crate) with_referrers: bool,
     /// Blobs that are on their way at once
     #[arg(long, value_name = "N", default_value_t = 4)]
-    pub concurrency: usize,
+    pub(crate) concurrency: usize,
     /// How registries are reached.
     #[command(flatten)]
-    pub registry: RegistryFlags,
+    pub(crate) registry: RegistryFlags,
     /// What is remembered.
     #[command(flatten)]
-    pub cache: CacheFlags,
+    pub(crate) cache: CacheFlags,
     /// What is told.
     #[command(flatten)]
-    pub progress: ProgressFlags,
+    pub(crate) progress: ProgressFlags,
 }
 
 /// Copies.
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
-    let (from, to) = (Reference::from_str(&args.from)?, Reference::from_str(&args.to)?);
+    let (from, to) = (
+        Reference::from_str(&args.from)?,
+        Reference::from_str(&args.to)?,
+    );
     if to.host() == "mcr.microsoft.com" {
         return Err(push::PushError::Mcr.into());
     }
@@ -57,8 +60,14 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
     let progress: Arc<dyn Progress> = counted.clone();
     let origin = Origin::Repository(source.clone());
     let work = async {
-        let pushed =
-            push::copy(&origin, &from.selector(), &destination, &options, progress.clone()).await?;
+        let pushed = push::copy(
+            &origin,
+            &from.selector(),
+            &destination,
+            &options,
+            progress.clone(),
+        )
+        .await?;
         if args.with_referrers {
             options.tags = Vec::new();
             for referrer in source.referrers(pushed.top.digest, None).await? {
@@ -73,11 +82,18 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         () = interrupted() => return Err(counted.interruption()),
     };
     counted.end();
-    let name = format!("{}/{}:{tag}@{}", to.host(), to.repository(), pushed.top.digest);
+    let name = format!(
+        "{}/{}:{tag}@{}",
+        to.host(),
+        to.repository(),
+        pushed.top.digest
+    );
     for line in summary::table(&pushed, &name) {
         args.progress.note(context, &line);
     }
     let digest = pushed.top.digest.to_string();
-    context.output.data(if args.progress.quiet { &digest } else { &name })?;
+    context
+        .output
+        .data(if args.progress.quiet { &digest } else { &name })?;
     Ok(Exit::Success)
 }

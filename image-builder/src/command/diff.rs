@@ -17,19 +17,19 @@ use crate::registry::Reference;
 
 /// Flags of `diff`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The older image
     #[arg(value_name = "OLD")]
-    pub old: String,
+    pub(crate) old: String,
     /// The newer image
     #[arg(value_name = "NEW")]
-    pub new: String,
+    pub(crate) new: String,
     /// text or json
     #[arg(short = 'o', long, value_name = "FORMAT", value_enum, default_value_t = Format::Text, hide_possible_values = true)]
-    pub output: Format,
+    pub(crate) output: Format,
     /// How registries are reached.
     #[command(flatten)]
-    pub registry: RegistryFlags,
+    pub(crate) registry: RegistryFlags,
 }
 
 /// Files by path.
@@ -46,7 +46,10 @@ struct Change {
 
 /// Compares; exit code 3 when there is a difference.
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
-    let (old, new) = (files(&args.old, args, context).await?, files(&args.new, args, context).await?);
+    let (old, new) = (
+        files(&args.old, args, context).await?,
+        files(&args.new, args, context).await?,
+    );
     let changes = changes(&old, &new);
     match args.output {
         Format::Json => {
@@ -69,7 +72,9 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
                     _ => format!("{} → {}", Size(change.old), Size(change.new)),
                 };
                 let path = super::failure::harmless(&change.path);
-                context.output.data(&format!("{} {path}   {sizes}", change.mark))?;
+                context
+                    .output
+                    .data(&format!("{} {path}   {sizes}", change.mark))?;
             }
         }
     }
@@ -127,7 +132,10 @@ mod tests {
         };
         let old = files(&[("a", "1"), ("b", "1"), ("c", "1")]);
         let new = files(&[("a", "1"), ("b", "22"), ("d", "1")]);
-        let marks: String = changes(&old, &new).iter().map(|change| format!("{}{}", change.mark, change.path)).collect();
+        let marks: String = changes(&old, &new)
+            .iter()
+            .map(|change| format!("{}{}", change.mark, change.path))
+            .collect();
         assert_eq!(marks, "~b-c+d");
     }
 }

@@ -124,7 +124,7 @@ impl<E: Error + 'static> From<E> for Failure {
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
+    std::iter::successors(Some(error), |error| (*error).source())
 }
 
 /// The class of an error, if it has one; causes are asked when it has not.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use url::Url;
 
+use super::Context;
 use super::failure::Failure;
 use super::output::Output;
-use super::Context;
 use crate::cache::{self, Cache};
-use crate::progress::{Bars, Event, JsonLines, Lines, Progress, Silent};
+use crate::progress::{Bars, JsonLines, Lines, Progress, Silent};
 use crate::registry::{
     CertificateCheck, Client, ClientOptions, CredentialOptions, Reference, Repository, Scheme,
     TransportOptions,
@@ -152,12 +152,6 @@ impl ProgressFlags {
         if !self.quiet {
             context.output.note(line);
         }
-    }
-}
-
-impl Shown {
-    pub(crate) fn note(&self, text: impl Into<String>) {
-        self.progress.event(Event::Note(text.into()));
     }
 }
 

@@ -28,19 +28,19 @@ const READS: usize = 8;
 
 /// Flags of `inspect`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Image in a registry, or the directory of an OCI layout
     #[arg(value_name = "REF")]
-    pub reference: String,
+    pub(crate) reference: String,
     /// Read the headers of the weights, too: tensors and their types
     #[arg(long)]
-    pub remote: bool,
+    pub(crate) remote: bool,
     /// text or json
     #[arg(short = 'o', long, value_name = "FORMAT", value_enum, default_value_t = Format::Text, hide_possible_values = true)]
-    pub output: Format,
+    pub(crate) output: Format,
     /// How registries are reached.
     #[command(flatten)]
-    pub registry: RegistryFlags,
+    pub(crate) registry: RegistryFlags,
 }
 
 /// Inspects.
@@ -69,7 +69,9 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         "name": args.reference, "digest": top.digest, "mediaType": top.media_type, "manifests": manifests,
     });
     match args.output {
-        Format::Json => context.output.data(&serde_json::to_string_pretty(&document)?)?,
+        Format::Json => context
+            .output
+            .data(&serde_json::to_string_pretty(&document)?)?,
         Format::Text => {
             for line in text(&document) {
                 context.output.data(&super::failure::harmless(&line))?;
@@ -89,7 +91,10 @@ struct Tensors {
 }
 
 /// The headers of the shards of an image, by path.
-async fn tensors(repository: &Repository, image: &Image) -> Result<BTreeMap<String, Tensors>, Failure> {
+async fn tensors(
+    repository: &Repository,
+    image: &Image,
+) -> Result<BTreeMap<String, Tensors>, Failure> {
     let shards = image.manifest.layers.iter().filter_map(|layer| {
         let path = remote::file_path(layer).filter(|path| path.ends_with(".safetensors"))?;
         Some((path.to_owned(), layer, remote::data_offset(layer)?))
@@ -101,7 +106,11 @@ async fn tensors(repository: &Repository, image: &Image) -> Result<BTreeMap<Stri
         .await
 }
 
-async fn shard(repository: &Repository, layer: &Descriptor, offset: u64) -> Result<Tensors, Failure> {
+async fn shard(
+    repository: &Repository,
+    layer: &Descriptor,
+    offset: u64,
+) -> Result<Tensors, Failure> {
     let first = beginning(repository, layer, offset, HEADER_BYTES).await?;
     let bytes = match safetensors::header_end(&first) {
         Some(end) if end > first.len() as u64 => beginning(repository, layer, offset, end).await?,
@@ -113,7 +122,9 @@ async fn shard(repository: &Repository, layer: &Descriptor, offset: u64) -> Resu
         ..Tensors::default()
     };
     for tensor in header.tensors.values() {
-        tensors.elements = tensors.elements.saturating_add(tensor.elements().unwrap_or_default());
+        tensors.elements = tensors
+            .elements
+            .saturating_add(tensor.elements().unwrap_or_default());
         *tensors.types.entry(tensor.dtype.clone()).or_default() += 1;
     }
     Ok(tensors)
@@ -127,9 +138,12 @@ async fn beginning(
 ) -> Result<Bytes, Failure> {
     let range = offset..layer.size.min(offset.saturating_add(length));
     let wanted = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or_default();
-    let answer = repository.read_blob(layer.digest, Some(range.clone()), None).await?;
+    let answer = repository
+        .read_blob(layer.digest, Some(range.clone()), None)
+        .await?;
     // A registry that sends everything is read only as far as needed.
-    let skipped = usize::try_from(if answer.is_partial { 0 } else { range.start }).unwrap_or_default();
+    let skipped =
+        usize::try_from(if answer.is_partial { 0 } else { range.start }).unwrap_or_default();
     let mut stream = answer.stream;
     let mut bytes = Vec::new();
     while bytes.len() < skipped + wanted {
@@ -226,9 +240,17 @@ fn layer_lines(layers: &Value) -> Vec<String> {
             None => String::new(),
         };
         rows.push(vec![
-            layer["digest"].as_str().unwrap_or_default().chars().take(19).collect(),
+            layer["digest"]
+                .as_str()
+                .unwrap_or_default()
+                .chars()
+                .take(19)
+                .collect(),
             Size(layer["size"].as_u64().unwrap_or_default()).to_string(),
-            layer["path"].as_str().unwrap_or("(several files)").to_owned(),
+            layer["path"]
+                .as_str()
+                .unwrap_or("(several files)")
+                .to_owned(),
             tensors,
         ]);
     }

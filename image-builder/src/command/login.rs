@@ -22,47 +22,61 @@ const LONGEST_PASSWORD: u64 = 64 << 10;
 
 /// Flags of `login`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The registry's host
     #[arg(value_name = "REGISTRY")]
-    pub host: String,
+    pub(crate) host: String,
     /// User name
     #[arg(short = 'u', long, value_name = "USER")]
-    pub username: String,
+    pub(crate) username: String,
     /// Read the password from stdin; the only way to give one
     #[arg(long, required = true)]
-    pub password_stdin: bool,
+    pub(crate) password_stdin: bool,
     /// Store without asking the registry whether the password is right
     #[arg(long)]
-    pub no_check: bool,
+    pub(crate) no_check: bool,
     /// How registries are reached.
     #[command(flatten)]
-    pub registry: RegistryFlags,
+    pub(crate) registry: RegistryFlags,
 }
 
 /// Logs in.
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
-    let host = args.host.trim_start_matches("https://").trim_end_matches('/');
+    let host = args
+        .host
+        .trim_start_matches("https://")
+        .trim_end_matches('/');
     let password = read_password()?;
     if !args.no_check {
         check(args, host, &password, context).await?;
     }
     let path = config_path(args, context)?;
-    let key = if host == "docker.io" { DOCKER_HUB_KEY } else { host };
+    let key = if host == "docker.io" {
+        DOCKER_HUB_KEY
+    } else {
+        host
+    };
     store(&path, key, &args.username, &password)?;
-    context.output.note(&format!("Stored the password for {host} in {}.", path.display()));
+    context.output.note(&format!(
+        "Stored the password for {host} in {}.",
+        path.display()
+    ));
     Ok(Exit::Success)
 }
 
 fn read_password() -> Result<SecretString, Failure> {
     if std::io::stdin().is_terminal() {
-        return Err(Failure::message("the password comes from stdin: … | image-builder login HOST -u USER --password-stdin"));
+        return Err(Failure::message(
+            "the password comes from stdin: … | image-builder login HOST -u USER --password-stdin",
+        ));
     }
     let mut text = String::new();
     std::io::stdin()
         .take(LONGEST_PASSWORD)
         .read_to_string(&mut text)
-        .map_err(|error| Failure::message(format!("cannot read the password from stdin: {error}")))?;
+        .map_err(|error| {
+            Failure::message(format!("cannot read the password from stdin: {error}"))
+        })?;
     let password = text.trim_end_matches(['\r', '\n']);
     if password.is_empty() {
         return Err(Failure::message("stdin held no password"));
@@ -97,22 +111,33 @@ fn config_path(args: &Args, context: &Context) -> Result<PathBuf, Failure> {
     if let Some(path) = &args.registry.registry_config {
         return Ok(path.clone());
     }
-    let directory = context.variable("DOCKER_CONFIG").map(PathBuf::from).or_else(|| {
-        let home = context.variable("HOME").or_else(|| context.variable("USERPROFILE"))?;
-        Some(Path::new(&home).join(".docker"))
-    });
+    let directory = context
+        .variable("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| {
+            let home = context
+                .variable("HOME")
+                .or_else(|| context.variable("USERPROFILE"))?;
+            Some(Path::new(&home).join(".docker"))
+        });
     directory
         .map(|directory| directory.join("config.json"))
-        .ok_or_else(|| Failure::message("there is no home directory; name a file with --registry-config"))
+        .ok_or_else(|| {
+            Failure::message("there is no home directory; name a file with --registry-config")
+        })
 }
 
 /// Writes the entry and leaves the rest of the file as it is. The file appears whole, readable by its owner only.
 fn store(path: &Path, key: &str, username: &str, password: &SecretString) -> Result<(), Failure> {
-    let failed =
-        |error: std::io::Error| Failure::message(format!("cannot write {}: {error}", path.display()));
+    let failed = |error: std::io::Error| {
+        Failure::message(format!("cannot write {}: {error}", path.display()))
+    };
     let mut config: Map<String, Value> = match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-            Failure::message(format!("{} is not a docker config ({error}); nothing was changed", path.display()))
+            Failure::message(format!(
+                "{} is not a docker config ({error}); nothing was changed",
+                path.display()
+            ))
         })?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Map::new(),
         Err(error) => return Err(failed(error)),
@@ -127,7 +152,12 @@ fn store(path: &Path, key: &str, username: &str, password: &SecretString) -> Res
     let auths = config.entry("auths").or_insert_with(|| json!({}));
     match auths.as_object_mut() {
         Some(auths) => auths.insert(key.to_owned(), json!({"auth": encoded})),
-        None => return Err(Failure::message(format!("auths in {} is no object", path.display()))),
+        None => {
+            return Err(Failure::message(format!(
+                "auths in {} is no object",
+                path.display()
+            )));
+        }
     };
     write_private(path, &serde_json::to_vec_pretty(&config)?).map_err(failed)
 }
@@ -139,7 +169,9 @@ fn helper_for(config: &Map<String, Value>, key: &str) -> bool {
 
 fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
     if let Some(directory) = directory {
         std::fs::create_dir_all(directory)?;
     }
@@ -168,17 +200,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("docker/config.json");
         store(&path, "a.io", "me", &"old".into()).unwrap();
-        let before = std::fs::read_to_string(&path).unwrap().replace("\"auths\"", "\"other\": 1, \"auths\"");
+        let before = std::fs::read_to_string(&path)
+            .unwrap()
+            .replace("\"auths\"", "\"other\": 1, \"auths\"");
         std::fs::write(&path, before).unwrap();
         store(&path, "b.io", "me", &"pass".into()).unwrap();
-        let config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(config["other"], 1);
         assert_eq!(config["auths"]["a.io"]["auth"], "bWU6b2xk");
         assert_eq!(config["auths"]["b.io"]["auth"], "bWU6cGFzcw==");
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
-            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+                0o600
+            );
         }
     }
 
@@ -186,9 +224,16 @@ mod tests {
     fn a_file_that_is_no_config_or_has_a_helper_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.json");
-        for content in ["not json", r#"{"credsStore": "desktop"}"#, r#"{"credHelpers": {"a.io": "x"}}"#] {
+        for content in [
+            "not json",
+            r#"{"credsStore": "desktop"}"#,
+            r#"{"credHelpers": {"a.io": "x"}}"#,
+        ] {
             std::fs::write(&path, content).unwrap();
-            assert!(store(&path, "a.io", "me", &"pass".into()).is_err(), "{content}");
+            assert!(
+                store(&path, "a.io", "me", &"pass".into()).is_err(),
+                "{content}"
+            );
             assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
         }
     }

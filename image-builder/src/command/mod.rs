@@ -26,6 +26,9 @@ mod verify;
 mod wait_mcr;
 mod workspace;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::str::FromStr as _;
 use std::sync::Arc;
 
+use super::Context;
 use super::failure::{Exit, Failure};
 use super::flags::{RegistryFlags, SourceFlags, http_address};
-use super::Context;
 use crate::registry::Reference;
 use crate::source::Source;
 use crate::source::azure::{AzureOptions, AzureSource};
@@ -38,7 +38,8 @@ pub(crate) fn source(
             Ok(Arc::new(HubSource::new(http()?, text.parse()?, options)))
         }
         Some("azblob") => {
-            let options = AzureOptions::from_environment(&variable, flags.azure_sas_file.as_deref())?;
+            let options =
+                AzureOptions::from_environment(&variable, flags.azure_sas_file.as_deref())?;
             Ok(Arc::new(AzureSource::new(http()?, text.parse()?, options)?))
         }
         Some("oci" | "docker") => {

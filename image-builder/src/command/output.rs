@@ -40,6 +40,7 @@ impl Output for Streams {
     }
 
     fn draws_bars(&self) -> bool {
-        std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+        std::io::stderr().is_terminal()
+            && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
     }
 }

@@ -2,41 +2,41 @@
 
 use clap::ValueEnum;
 
+use super::Context;
 use super::failure::{Exit, Failure};
 use super::flags::{ProgressFlags, RegistryFlags, SourceFlags};
 use super::prepare::{Inputs, ShapeFlags, prepare};
 use super::table::{render, row};
-use super::Context;
 use crate::plan::Summary;
 use crate::progress::Size;
 use crate::push::Forecast;
 
 /// Flags of `plan`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Directory, file, hf://ORG/MODEL[@REVISION], azblob://ACCOUNT/CONTAINER[/PREFIX], https://… or oci://REF
     #[arg(value_name = "SOURCE")]
-    pub source: String,
+    pub(crate) source: String,
     /// text or json
     #[arg(short = 'o', long, value_name = "FORMAT", value_enum, default_value_t = Format::Text, hide_possible_values = true)]
-    pub output: Format,
+    pub(crate) output: Format,
     /// What is made.
     #[command(flatten)]
-    pub shape: ShapeFlags,
+    pub(crate) shape: ShapeFlags,
     /// Where files come from.
     #[command(flatten)]
-    pub files: SourceFlags,
+    pub(crate) files: SourceFlags,
     /// How registries are reached.
     #[command(flatten)]
-    pub registry: RegistryFlags,
+    pub(crate) registry: RegistryFlags,
     /// What is told.
     #[command(flatten)]
-    pub progress: ProgressFlags,
+    pub(crate) progress: ProgressFlags,
 }
 
 /// Value of `-o` of commands that answer a question.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people.
     #[default]
     Text,
@@ -55,7 +55,9 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
     let prepared = prepare(&inputs, context).await?;
     let summary = prepared.plan.summary();
     match args.output {
-        Format::Json => context.output.data(&serde_json::to_string_pretty(&summary)?)?,
+        Format::Json => context
+            .output
+            .data(&serde_json::to_string_pretty(&summary)?)?,
         Format::Text => {
             for line in text(&summary, None) {
                 context.output.data(&line)?;
@@ -67,7 +69,13 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
 
 /// A plan for people.
 pub(crate) fn text(summary: &Summary, forecast: Option<&[Forecast]>) -> Vec<String> {
-    let mut rows = vec![row(["BLOB", "SIZE", "ENCODING", "DIGEST", "AT THE DESTINATION"])];
+    let mut rows = vec![row([
+        "BLOB",
+        "SIZE",
+        "ENCODING",
+        "DIGEST",
+        "AT THE DESTINATION",
+    ])];
     for (index, blob) in summary.blobs.iter().enumerate() {
         let there = match forecast.and_then(|list| list.get(index)) {
             None => "",
@@ -79,7 +87,8 @@ pub(crate) fn text(summary: &Summary, forecast: Option<&[Forecast]>) -> Vec<Stri
             super::failure::harmless(&blob.name),
             Size(blob.content_bytes).to_string(),
             blob.encoding.to_owned(),
-            blob.digest.map_or_else(|| "unknown".to_owned(), |digest| digest.to_string()),
+            blob.digest
+                .map_or_else(|| "unknown".to_owned(), |digest| digest.to_string()),
             there.to_owned(),
         ]);
     }
@@ -96,7 +105,12 @@ pub(crate) fn text(summary: &Summary, forecast: Option<&[Forecast]>) -> Vec<Stri
     lines.extend(render(&rows));
     lines.extend(summary.notes.iter().map(|note| format!("note: {note}")));
     lines.extend(summary.findings.iter().map(|finding| {
-        format!("warning: {}: {}: {}", finding.kind.name(), finding.path, finding.reason)
+        format!(
+            "warning: {}: {}: {}",
+            finding.kind.name(),
+            finding.path,
+            finding.reason
+        )
     }));
     lines
 }

@@ -16,8 +16,8 @@ use crate::digest::Digest;
 use crate::findings::Deny;
 use crate::oci::{Descriptor, Index, Manifest, Platform, media_type};
 use crate::plan::{
-    self, BaseImage, BaseModel, BasePlatform, Compression, Contents, Kind, LayerForm, Options, Plan,
-    Run, Shape,
+    self, BaseImage, BaseModel, BasePlatform, Compression, Contents, Kind, LayerForm, Options,
+    Plan, Run, Shape,
 };
 use crate::registry::{Reference, Repository};
 use crate::source::{Source, Tree};
@@ -184,9 +184,15 @@ fn refuse_denied(plan: &Plan, deny: &Deny) -> Result<(), Failure> {
     if denied.is_empty() {
         return Ok(());
     }
-    let head = Failure::message("refused, because --deny names what was found").with_exit(Exit::Negative);
+    let head =
+        Failure::message("refused, because --deny names what was found").with_exit(Exit::Negative);
     Err(denied.into_iter().fold(head, |failure, finding| {
-        failure.with_line(format!("{}: {}: {}", finding.kind.name(), finding.path, finding.reason))
+        failure.with_line(format!(
+            "{}: {}: {}",
+            finding.kind.name(),
+            finding.path,
+            finding.reason
+        ))
     }))
 }
 
@@ -222,7 +228,11 @@ async fn options(
     context: &Context,
 ) -> Result<(Options, Option<Repository>), Failure> {
     let flags = inputs.shape;
-    let platforms: Vec<Platform> = flags.platform.iter().map(|text| platform(text)).collect::<Result<_, _>>()?;
+    let platforms: Vec<Platform> = flags
+        .platform
+        .iter()
+        .map(|text| platform(text))
+        .collect::<Result<_, _>>()?;
     let (base_image, base) = match &flags.base_image {
         Some(text) => {
             let (image, repository) = base_image(text, inputs.registry, context).await?;
@@ -232,7 +242,9 @@ async fn options(
     };
     let source_date = match context.variable("SOURCE_DATE_EPOCH") {
         Some(text) => Some(text.trim().parse().map_err(|_| {
-            Failure::message(format!("SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds since 1970"))
+            Failure::message(format!(
+                "SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds since 1970"
+            ))
         })?),
         None => None,
     };
@@ -315,7 +327,9 @@ fn map(pairs: &[Pair]) -> BTreeMap<String, String> {
 pub(crate) fn platform(text: &str) -> Result<Platform, Failure> {
     let mut parts = text.split('/').map(str::to_owned);
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(os), Some(architecture), variant, None) if !os.is_empty() && !architecture.is_empty() => {
+        (Some(os), Some(architecture), variant, None)
+            if !os.is_empty() && !architecture.is_empty() =>
+        {
             Ok(Platform {
                 architecture,
                 os,
@@ -363,7 +377,10 @@ async fn base_image(
     let (repository, reference) = registry.repository(text, context)?;
     let top = repository.manifest(&reference.selector()).await?;
     let mut images = Vec::new();
-    if matches!(top.media_type.as_str(), media_type::INDEX | media_type::DOCKER_INDEX) {
+    if matches!(
+        top.media_type.as_str(),
+        media_type::INDEX | media_type::DOCKER_INDEX
+    ) {
         let index: Index = serde_json::from_slice(&top.bytes)?;
         for entry in index.manifests {
             let Some(platform) = entry.platform.filter(|platform| platform.os != "unknown") else {

@@ -106,7 +106,11 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Failu
             );
             // A stdout that is gone needs no help.
             let _ = error.print();
-            Err(Failure::silent(if helps { Exit::Success } else { Exit::Failure }))
+            Err(Failure::silent(if helps {
+                Exit::Success
+            } else {
+                Exit::Failure
+            }))
         }
     }
 }
@@ -125,7 +129,9 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
                 };
                 Box::pin(verify::run(&args, context)).await
             }
-            None => Box::pin(build::run(&args, context)).await.map(|_| Exit::Success),
+            None => Box::pin(build::run(&args, context))
+                .await
+                .map(|_| Exit::Success),
         },
         Command::Push(args) => Box::pin(push::run(&args, context)).await,
         Command::Pull(args) => Box::pin(pull::run(&args, context)).await,
@@ -154,16 +160,28 @@ mod tests {
     #[test]
     fn every_command_is_known_and_passwords_cannot_be_arguments() {
         let command = Program::command();
-        let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        let names: Vec<&str> = command
+            .get_subcommands()
+            .map(clap::Command::get_name)
+            .collect();
         assert_eq!(
             names,
             [
-                "plan", "build", "push", "pull", "inspect", "verify", "diff", "attach", "copy", "login",
-                "wait-mcr", "prune"
+                "plan", "build", "push", "pull", "inspect", "verify", "diff", "attach", "copy",
+                "login", "wait-mcr", "prune"
             ]
         );
-        let words = |text: &str| text.split(' ').map(Into::into).collect::<Vec<std::ffi::OsString>>();
+        let words = |text: &str| {
+            text.split(' ')
+                .map(Into::into)
+                .collect::<Vec<std::ffi::OsString>>()
+        };
         assert!(parse(words("image-builder login r.io -u me --password x")).is_err());
-        assert!(parse(words("image-builder build dir -t r.io/a:b --push --compression zstd")).is_ok());
+        assert!(
+            parse(words(
+                "image-builder build dir -t r.io/a:b --push --compression zstd"
+            ))
+            .is_ok()
+        );
     }
 }

@@ -10,20 +10,22 @@ use crate::progress::Size;
 
 /// Flags of `prune`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// OCI layouts whose unused blobs are removed; without one the cache is cleared
     #[arg(value_name = "DIR")]
-    pub layouts: Vec<PathBuf>,
+    pub(crate) layouts: Vec<PathBuf>,
     /// What is remembered.
     #[command(flatten)]
-    pub cache: CacheFlags,
+    pub(crate) cache: CacheFlags,
 }
 
 /// Prunes.
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     for path in &args.layouts {
         let freed = Layout::open(path).await?.prune().await?;
-        context.output.data(&format!("{}: {} freed", path.display(), Size(freed)))?;
+        context
+            .output
+            .data(&format!("{}: {} freed", path.display(), Size(freed)))?;
     }
     if !args.layouts.is_empty() {
         return Ok(Exit::Success);
@@ -39,15 +41,21 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         match std::fs::metadata(&path) {
             Ok(metadata) => {
                 freed += metadata.len();
-                std::fs::remove_file(&path)
-                    .map_err(|error| Failure::message(format!("cannot remove {}: {error}", path.display())))?;
+                std::fs::remove_file(&path).map_err(|error| {
+                    Failure::message(format!("cannot remove {}: {error}", path.display()))
+                })?;
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
-                return Err(Failure::message(format!("cannot read {}: {error}", path.display())));
+                return Err(Failure::message(format!(
+                    "cannot read {}: {error}",
+                    path.display()
+                )));
             }
         }
     }
-    context.output.data(&format!("{}: {} freed", directory.display(), Size(freed)))?;
+    context
+        .output
+        .data(&format!("{}: {} freed", directory.display(), Size(freed)))?;
     Ok(Exit::Success)
 }

@@ -15,34 +15,34 @@ use crate::registry::Reference;
 
 /// Flags of `pull`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Image or artifact
     #[arg(value_name = "REF")]
-    pub reference: String,
+    pub(crate) reference: String,
     /// Directory for the files
     #[arg(value_name = "DIR", default_value = ".")]
-    pub directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// Fetch only files that match; may be repeated
     #[arg(long, value_name = "GLOB")]
-    pub include: Vec<String>,
+    pub(crate) include: Vec<String>,
     /// Platform of the image, OS/ARCHITECTURE
     #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
+    pub(crate) platform: Option<String>,
     /// Directory in the image whose files are fetched, left out of their names [models]
     #[arg(long, value_name = "DIR")]
-    pub strip: Option<String>,
+    pub(crate) strip: Option<String>,
     /// Connections at once
     #[arg(long, value_name = "N", default_value_t = 4)]
-    pub concurrency: usize,
+    pub(crate) concurrency: usize,
     /// How registries are reached.
     #[command(flatten)]
-    pub registry: RegistryFlags,
+    pub(crate) registry: RegistryFlags,
     /// What is remembered.
     #[command(flatten)]
-    pub cache: CacheFlags,
+    pub(crate) cache: CacheFlags,
     /// What is told.
     #[command(flatten)]
-    pub progress: ProgressFlags,
+    pub(crate) progress: ProgressFlags,
 }
 
 /// Pulls.
@@ -82,9 +82,14 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         ),
     );
     let digest = pulled.manifest.digest;
-    let name = format!("{}@{digest}", args.reference.split('@').next().unwrap_or_default());
-    context
-        .output
-        .data(&if args.progress.quiet { digest.to_string() } else { name })?;
+    let name = format!(
+        "{}@{digest}",
+        args.reference.split('@').next().unwrap_or_default()
+    );
+    context.output.data(&if args.progress.quiet {
+        digest.to_string()
+    } else {
+        name
+    })?;
     Ok(Exit::Success)
 }

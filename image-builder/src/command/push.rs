@@ -15,28 +15,28 @@ use crate::registry::{DEFAULT_TAG, Reference};
 
 /// Flags of `push`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// OCI layout, as `build` writes it
     #[arg(value_name = "DIR")]
-    pub layout: PathBuf,
+    pub(crate) layout: PathBuf,
     /// Name at the registry, REGISTRY/REPOSITORY[:TAG]
     #[arg(value_name = "REF")]
-    pub reference: String,
+    pub(crate) reference: String,
     /// Which image of the layout; without it the only one
     #[arg(long, value_name = "TAG")]
-    pub from: Option<String>,
+    pub(crate) from: Option<String>,
     /// Blobs that are on their way at once
     #[arg(long, value_name = "N", default_value_t = 4)]
-    pub concurrency: usize,
+    pub(crate) concurrency: usize,
     /// How registries are reached.
     #[command(flatten)]
-    pub registry: RegistryFlags,
+    pub(crate) registry: RegistryFlags,
     /// What is remembered.
     #[command(flatten)]
-    pub cache: CacheFlags,
+    pub(crate) cache: CacheFlags,
     /// What is told.
     #[command(flatten)]
-    pub progress: ProgressFlags,
+    pub(crate) progress: ProgressFlags,
 }
 
 /// Pushes.
@@ -66,11 +66,18 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         () = interrupted() => return Err(counted.interruption()),
     };
     counted.end();
-    let name = format!("{}/{}:{tag}@{}", reference.host(), reference.repository(), pushed.top.digest);
+    let name = format!(
+        "{}/{}:{tag}@{}",
+        reference.host(),
+        reference.repository(),
+        pushed.top.digest
+    );
     for line in summary::table(&pushed, &name) {
         args.progress.note(context, &line);
     }
     let digest = pushed.top.digest.to_string();
-    context.output.data(if args.progress.quiet { &digest } else { &name })?;
+    context
+        .output
+        .data(if args.progress.quiet { &digest } else { &name })?;
     Ok(Exit::Success)
 }

@@ -28,7 +28,10 @@ pub(crate) struct Image {
 
 /// Whether a document is an index.
 pub(crate) fn is_index(document: &Document) -> bool {
-    matches!(document.media_type.as_str(), media_type::INDEX | media_type::DOCKER_INDEX)
+    matches!(
+        document.media_type.as_str(),
+        media_type::INDEX | media_type::DOCKER_INDEX
+    )
 }
 
 /// The manifests below a top document, in its order.
@@ -45,7 +48,9 @@ pub(crate) async fn images(origin: &Origin, top: &Document) -> Result<Vec<Image>
     for entry in index.manifests {
         let document = origin.document(&entry).await?;
         if is_index(&document) {
-            return Err(Failure::message("an index within an index is not read; name the inner one by its digest"));
+            return Err(Failure::message(
+                "an index within an index is not read; name the inner one by its digest",
+            ));
         }
         images.push(Image {
             manifest: serde_json::from_slice(&document.bytes)?,
@@ -59,7 +64,9 @@ pub(crate) async fn images(origin: &Origin, top: &Document) -> Result<Vec<Image>
 /// The path of the one file that a layer holds.
 pub(crate) fn file_path(layer: &Descriptor) -> Option<&str> {
     let annotations = layer.annotations.as_ref()?;
-    let path = annotations.get(key::FILE_PATH).or_else(|| annotations.get(key::TITLE))?;
+    let path = annotations
+        .get(key::FILE_PATH)
+        .or_else(|| annotations.get(key::TITLE))?;
     Some(path)
 }
 
@@ -68,7 +75,10 @@ pub(crate) fn data_offset(layer: &Descriptor) -> Option<u64> {
     if layer.media_type.contains("zstd") || layer.media_type.contains("gzip") {
         return None;
     }
-    let offset = layer.annotations.as_ref().and_then(|annotations| annotations.get(key::DATA_OFFSET));
+    let offset = layer
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(key::DATA_OFFSET));
     match offset {
         Some(text) => text.parse().ok(),
         None => (!layer.media_type.contains("tar")).then_some(0),
@@ -93,7 +103,10 @@ pub(crate) async fn files(
                 list(&pieces.concat().into(), &mut files)?;
             }
             None => {
-                files.insert(format!("(layer {})", layer.digest), (layer.digest, layer.size));
+                files.insert(
+                    format!("(layer {})", layer.digest),
+                    (layer.digest, layer.size),
+                );
             }
         }
     }

@@ -21,7 +21,11 @@ pub(crate) fn table(pushed: &Pushed, name: &str) -> Vec<String> {
         (Outcome::Present, "skipped"),
     ];
     for (outcome, word) in kinds {
-        let count = pushed.blobs.iter().filter(|blob| blob.outcome == outcome).count();
+        let count = pushed
+            .blobs
+            .iter()
+            .filter(|blob| blob.outcome == outcome)
+            .count();
         rows.push(vec![
             word.to_owned(),
             count.to_string(),
@@ -51,7 +55,9 @@ pub(crate) fn usage(
         ),
     ];
     if kind != Kind::Program {
-        lines.push("As a volume of a pod (Kubernetes 1.35 or newer; readOnly by nature):".to_owned());
+        lines.push(
+            "As a volume of a pod (Kubernetes 1.35 or newer; readOnly by nature):".to_owned(),
+        );
         lines.push(String::new());
         lines.extend(yaml(&image_volume(image)).lines().map(str::to_owned));
     }
@@ -63,7 +69,10 @@ pub(crate) fn usage(
         lines.extend(yaml(&object).lines().map(str::to_owned));
         if model.is_none() {
             lines.push(String::new());
-            lines.push("The preset's name is a guess: give --preset, or build from hf://ORG/MODEL.".to_owned());
+            lines.push(
+                "The preset's name is a guess: give --preset, or build from hf://ORG/MODEL."
+                    .to_owned(),
+            );
         }
     }
     for line in lines {

@@ -67,18 +67,36 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
         Some(count) => format!(", {count} valid signatures"),
         None => String::new(),
     };
-    args.progress.note(context, &format!("{count} blobs, {} read and hashed{signed}", Size(bytes)));
-    context.output.data(&format!("{}/{}@{digest} verified", reference.host(), reference.repository()))?;
+    args.progress.note(
+        context,
+        &format!("{count} blobs, {} read and hashed{signed}", Size(bytes)),
+    );
+    context.output.data(&format!(
+        "{}/{}@{digest} verified",
+        reference.host(),
+        reference.repository()
+    ))?;
     Ok(Exit::Success)
 }
 
-async fn verify_layout(path: &std::path::Path, args: &Args, context: &Context) -> Result<Exit, Failure> {
+async fn verify_layout(
+    path: &std::path::Path,
+    args: &Args,
+    context: &Context,
+) -> Result<Exit, Failure> {
     if args.key.is_some() {
-        return Err(Failure::message("signatures are looked for in registries; push the layout first"));
+        return Err(Failure::message(
+            "signatures are looked for in registries; push the layout first",
+        ));
     }
     let verified = Layout::open(path).await?.verify().await?;
-    args.progress.note(context, &format!("{} blobs, {} hashed", verified.blobs, Size(verified.bytes)));
-    context.output.data(&format!("{} verified", path.display()))?;
+    args.progress.note(
+        context,
+        &format!("{} blobs, {} hashed", verified.blobs, Size(verified.bytes)),
+    );
+    context
+        .output
+        .data(&format!("{} verified", path.display()))?;
     Ok(Exit::Success)
 }
 
@@ -126,7 +144,10 @@ async fn verify_image(
     let mut seen = BTreeSet::new();
     let mut documents = vec![top.clone()];
     while let Some(document) = documents.pop() {
-        if matches!(document.media_type.as_str(), media_type::INDEX | media_type::DOCKER_INDEX) {
+        if matches!(
+            document.media_type.as_str(),
+            media_type::INDEX | media_type::DOCKER_INDEX
+        ) {
             let index: Index = serde_json::from_slice(&document.bytes)?;
             for child in index.manifests {
                 documents.push(origin.document(&child).await?);
@@ -137,14 +158,20 @@ async fn verify_image(
         let named = [vec![manifest.config], manifest.layers].concat();
         blobs.extend(named.into_iter().filter(|blob| seen.insert(blob.digest)));
     }
-    let names = blobs.iter().map(|blob| (name_of(blob), blob.size)).collect();
+    let names = blobs
+        .iter()
+        .map(|blob| (name_of(blob), blob.size))
+        .collect();
     progress.event(Event::Planned { blobs: names });
     let bytes = blobs.iter().map(|blob| blob.size).sum();
     let checks = futures::stream::iter(blobs.iter().enumerate()).map(|(index, blob)| {
         let progress = Arc::clone(progress);
         async move { verify_blob(repository, index, blob, &progress).await }
     });
-    checks.buffer_unordered(concurrency.max(1)).try_collect::<Vec<()>>().await?;
+    checks
+        .buffer_unordered(concurrency.max(1))
+        .try_collect::<Vec<()>>()
+        .await?;
     Ok((blobs.len(), bytes))
 }
 
@@ -164,11 +191,17 @@ async fn verify_blob(
     blob: &Descriptor,
     progress: &Arc<dyn Progress>,
 ) -> Result<(), Failure> {
-    progress.event(Event::Started { blob: index, phase: Phase::Verify });
+    progress.event(Event::Started {
+        blob: index,
+        phase: Phase::Verify,
+    });
     let mut stream = repository.read_blob(blob.digest, None, None).await?.stream;
     let mut hasher = Hasher::default();
     while let Some(bytes) = stream.try_next().await? {
-        progress.event(Event::Advanced { blob: index, bytes: bytes.len() as u64 });
+        progress.event(Event::Advanced {
+            blob: index,
+            bytes: bytes.len() as u64,
+        });
         // Hashing 64 KiB or so takes less time than handing it to another thread.
         hasher.update(&bytes);
     }
@@ -177,7 +210,11 @@ async fn verify_blob(
     let good = found == blob.digest && length == blob.size;
     progress.event(Event::Finished {
         blob: index,
-        outcome: if good { Outcome::Moved } else { Outcome::Failed },
+        outcome: if good {
+            Outcome::Moved
+        } else {
+            Outcome::Failed
+        },
         digest: good.then_some(found),
     });
     if good {

@@ -15,28 +15,33 @@ use crate::registry::Reference;
 
 /// Flags of `wait-mcr`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Name at Microsoft's registry, mcr.microsoft.com/X[:TAG], or the pushed name, REGISTRY/public/X[:TAG]
     #[arg(value_name = "REF")]
-    pub reference: String,
+    pub(crate) reference: String,
     /// Digest that must be served; without it the one of the pushed name, or any
     #[arg(long, value_name = "sha256:…")]
-    pub digest: Option<String>,
+    pub(crate) digest: Option<String>,
     /// Longest time to wait, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3_600)]
-    pub wait_seconds: u64,
+    pub(crate) wait_seconds: u64,
     /// Time between two looks, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 15)]
-    pub interval_seconds: u64,
+    pub(crate) interval_seconds: u64,
     /// Host to ask instead of mcr.microsoft.com, for tests
-    #[arg(long, value_name = "HOST", default_value = "mcr.microsoft.com", hide = true)]
-    pub mcr_host: String,
+    #[arg(
+        long,
+        value_name = "HOST",
+        default_value = "mcr.microsoft.com",
+        hide = true
+    )]
+    pub(crate) mcr_host: String,
     /// How registries are reached.
     #[command(flatten)]
-    pub registry: RegistryFlags,
+    pub(crate) registry: RegistryFlags,
     /// What is told.
     #[command(flatten)]
-    pub progress: ProgressFlags,
+    pub(crate) progress: ProgressFlags,
 }
 
 /// Waits.
@@ -59,7 +64,11 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
             let pushed = args.registry.client(context)?.repository(&given)?;
             wanted = Some(pushed.manifest(&given.selector()).await?.digest);
         }
-        let name = format!("{}/{path}:{}", args.mcr_host, given.tag().unwrap_or("latest"));
+        let name = format!(
+            "{}/{path}:{}",
+            args.mcr_host,
+            given.tag().unwrap_or("latest")
+        );
         Reference::from_str(&name)?
     };
     tokio::select! {
@@ -81,7 +90,9 @@ async fn poll(
         ..context.clone()
     };
     let repository = args.registry.client(&anonymous)?.repository(served)?;
-    let selector = served.tag().map_or_else(|| served.selector(), str::to_owned);
+    let selector = served
+        .tag()
+        .map_or_else(|| served.selector(), str::to_owned);
     let limit = Duration::from_secs(args.wait_seconds);
     let started = Instant::now();
     loop {
@@ -94,7 +105,11 @@ async fn poll(
             }
         };
         if let Some(found) = found.filter(|found| wanted.is_none_or(|wanted| wanted == *found)) {
-            context.output.data(&format!("{}/{}:{selector}@{found}", served.host(), served.repository()))?;
+            context.output.data(&format!(
+                "{}/{}:{selector}@{found}",
+                served.host(),
+                served.repository()
+            ))?;
             return Ok(Exit::Success);
         }
         let seen = found.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
@@ -105,7 +120,13 @@ async fn poll(
             ))
             .with_exit(Exit::Timeout));
         }
-        args.progress.note(context, &format!("{served} serves {seen}; looking again in {} s", args.interval_seconds));
+        args.progress.note(
+            context,
+            &format!(
+                "{served} serves {seen}; looking again in {} s",
+                args.interval_seconds
+            ),
+        );
         tokio::time::sleep(Duration::from_secs(args.interval_seconds).min(limit)).await;
     }
 }

@@ -20,7 +20,13 @@ pub(crate) fn object_name(image: &Reference) -> String {
     let last = image.repository().rsplit('/').next().unwrap_or_default();
     let name: String = last
         .chars()
-        .map(|character| if character.is_ascii_alphanumeric() { character } else { '-' })
+        .map(|character| {
+            if character.is_ascii_alphanumeric() {
+                character
+            } else {
+                '-'
+            }
+        })
         .collect();
     let name: String = name.trim_matches('-').chars().take(50).collect();
     match name.chars().next() {
@@ -32,7 +38,9 @@ pub(crate) fn object_name(image: &Reference) -> String {
 /// A Workspace that serves the image, named `name`. Programs have none.
 pub(crate) fn workspace(using: &Use<'_>, name: &str) -> Option<Value> {
     let image = using.image.to_string();
-    let model = using.model.map_or_else(|| guessed(using.image), str::to_owned);
+    let model = using
+        .model
+        .map_or_else(|| guessed(using.image), str::to_owned);
     let (version, inference) = match using.kind {
         Kind::Program => return None,
         // Only this version of the API lets a preset come from an image of one's own.
@@ -117,11 +125,12 @@ fn scalar(value: &Value) -> String {
 /// Whether a text is read back as itself without quotes.
 fn is_plain(text: &str) -> bool {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"./_-@".contains(&byte);
-    let begins_as_text = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic());
+    let begins_as_text = text
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphabetic());
     let words = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
-    begins_as_text
-        && text.bytes().all(safe)
-        && !words.contains(&text.to_ascii_lowercase().as_str())
+    begins_as_text && text.bytes().all(safe) && !words.contains(&text.to_ascii_lowercase().as_str())
 }
 
 #[cfg(test)]
@@ -132,7 +141,9 @@ mod tests {
     use crate::registry::Reference;
 
     fn image(text: &str) -> Reference {
-        text.parse::<Reference>().unwrap().with_digest(Digest::of(b""))
+        text.parse::<Reference>()
+            .unwrap()
+            .with_digest(Digest::of(b""))
     }
 
     #[test]
@@ -149,7 +160,11 @@ mod tests {
     #[test]
     fn a_models_workspace_names_its_image_by_digest() {
         let image = image("r.io/models/phi:v1");
-        let using = Use { image: &image, kind: Kind::Model, model: Some("microsoft/phi-4") };
+        let using = Use {
+            image: &image,
+            kind: Kind::Model,
+            model: Some("microsoft/phi-4"),
+        };
         let text = yaml(&workspace(&using, "phi").unwrap());
         let digest = Digest::of(b"");
         assert_eq!(
@@ -165,10 +180,19 @@ mod tests {
     #[test]
     fn an_adapters_workspace_lists_it_and_a_program_has_none() {
         let image = image("r.io/adapters/tuned");
-        let using = |kind| Use { image: &image, kind, model: Some("phi-4") };
+        let using = |kind| Use {
+            image: &image,
+            kind,
+            model: Some("phi-4"),
+        };
         let text = yaml(&workspace(&using(Kind::Adapter), "tuned").unwrap());
-        assert!(text.contains("adapters:\n  - source:\n      name: tuned\n      image: \"r.io"), "{text}");
+        assert!(
+            text.contains("adapters:\n  - source:\n      name: tuned\n      image: \"r.io"),
+            "{text}"
+        );
         assert!(workspace(&using(Kind::Program), "x").is_none());
-        assert!(yaml(&image_volume(&image)).starts_with("- name: model\n  image:\n    reference: "));
+        assert!(
+            yaml(&image_volume(&image)).starts_with("- name: model\n  image:\n    reference: ")
+        );
     }
 }

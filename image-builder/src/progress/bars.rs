@@ -54,7 +54,10 @@ impl Bars {
     /// Removes the bars, for what is printed afterwards.
     pub fn clear(&self) {
         let state = self.lock();
-        state.active.values().for_each(ProgressBar::finish_and_clear);
+        state
+            .active
+            .values()
+            .for_each(ProgressBar::finish_and_clear);
         state.total.finish_and_clear();
         // A terminal that is gone needs no clearing.
         let _ = self.screen.clear();
@@ -152,12 +155,17 @@ fn style(template: &str) -> ProgressStyle {
 
 /// The end of a path, which tells files apart better than its beginning; control characters are left out.
 fn shortened(name: &str, width: usize) -> String {
-    let clean: Vec<char> = name.chars().filter(|character| !character.is_control()).collect();
+    let clean: Vec<char> = name
+        .chars()
+        .filter(|character| !character.is_control())
+        .collect();
     if clean.len() <= width {
         return clean.into_iter().collect();
     }
     let kept = clean.len().saturating_sub(width.saturating_sub(1));
-    std::iter::once('…').chain(clean.into_iter().skip(kept)).collect()
+    std::iter::once('…')
+        .chain(clean.into_iter().skip(kept))
+        .collect()
 }
 
 #[cfg(test)]
@@ -193,7 +201,10 @@ mod tests {
 
     #[test]
     fn names_keep_their_end_and_cannot_move_the_cursor() {
-        assert_eq!(shortened("model-00001-of-00002.safetensors", 12), "…safetensors");
+        assert_eq!(
+            shortened("model-00001-of-00002.safetensors", 12),
+            "…safetensors"
+        );
         assert_eq!(shortened("a\u{1b}[2Jb", 12), "a[2Jb");
     }
 }

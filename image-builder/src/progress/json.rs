@@ -76,7 +76,10 @@ impl State {
             }),
             Event::Note(text) => json!({"event": "note", "text": text}),
             Event::Advanced { .. } => {
-                if self.last.is_some_and(|last| now.duration_since(last) < INTERVAL) {
+                if self
+                    .last
+                    .is_some_and(|last| now.duration_since(last) < INTERVAL)
+                {
                     return None;
                 }
                 self.last = Some(now);

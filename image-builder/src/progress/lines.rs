@@ -56,7 +56,11 @@ impl State {
         match event {
             Event::Planned { .. } => {
                 (self.last, self.last_done) = (now, 0);
-                Some(format!("{} blobs, {}", self.tally.count(), Size(self.tally.total())))
+                Some(format!(
+                    "{} blobs, {}",
+                    self.tally.count(),
+                    Size(self.tally.total())
+                ))
             }
             Event::Retried {
                 blob,
@@ -142,7 +146,9 @@ mod tests {
         state.tally.apply(&advanced);
         assert_eq!(state.line(&advanced, start + Duration::from_secs(9)), None);
         assert_eq!(
-            state.line(&advanced, start + Duration::from_secs(10)).as_deref(),
+            state
+                .line(&advanced, start + Duration::from_secs(10))
+                .as_deref(),
             Some("16.0 MiB of 64.0 MiB, 0 of 2 blobs, 1.6 MiB/s, 30 s left")
         );
     }

@@ -195,13 +195,22 @@ mod tests {
             finished(1, Outcome::Mounted),
             finished(1, Outcome::Mounted),
         ]);
-        assert_eq!((after.done(), after.total(), after.finished()), (150, 150, 2));
-        assert_eq!((after.present(), after.mounted(), after.moved()), (100, 50, 0));
+        assert_eq!(
+            (after.done(), after.total(), after.finished()),
+            (150, 150, 2)
+        );
+        assert_eq!(
+            (after.present(), after.mounted(), after.moved()),
+            (100, 50, 0)
+        );
     }
 
     #[test]
     fn events_of_unknown_blobs_change_nothing() {
-        let after = tally(&[Event::Advanced { blob: 7, bytes: 9 }, finished(7, Outcome::Moved)]);
+        let after = tally(&[
+            Event::Advanced { blob: 7, bytes: 9 },
+            finished(7, Outcome::Moved),
+        ]);
         assert_eq!((after.done(), after.finished()), (0, 0));
     }
 }

@@ -43,8 +43,15 @@ impl ImageSource {
 
     async fn manifest(&self) -> Result<Manifest, SourceError> {
         let failed = |cause| self.failed(cause);
-        let mut document = self.repository.manifest(&self.selector).await.map_err(failed)?;
-        if matches!(document.media_type.as_str(), media_type::INDEX | media_type::DOCKER_INDEX) {
+        let mut document = self
+            .repository
+            .manifest(&self.selector)
+            .await
+            .map_err(failed)?;
+        if matches!(
+            document.media_type.as_str(),
+            media_type::INDEX | media_type::DOCKER_INDEX
+        ) {
             let index: Index = self.parsed(&document.bytes)?;
             let artifact = index
                 .manifests
@@ -58,8 +65,13 @@ impl ImageSource {
     }
 
     fn parsed<T: serde::de::DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, SourceError> {
-        serde_json::from_slice(bytes)
-            .map_err(|error| self.remote(format!("its manifest cannot be read: {error}"), "check the name", None))
+        serde_json::from_slice(bytes).map_err(|error| {
+            self.remote(
+                format!("its manifest cannot be read: {error}"),
+                "check the name",
+                None,
+            )
+        })
     }
 
     async fn list_layers(&self) -> Result<Tree, SourceError> {
@@ -69,7 +81,10 @@ impl ImageSource {
         for layer in &manifest.layers {
             let path = path(layer).ok_or_else(|| self.no_files())?;
             check(&path)?;
-            if blobs.insert(path.clone(), (layer.digest, layer.size)).is_some() {
+            if blobs
+                .insert(path.clone(), (layer.digest, layer.size))
+                .is_some()
+            {
                 return Err(SourceError::Refused {
                     path,
                     reason: "two layers have this path".to_owned(),
@@ -92,7 +107,11 @@ impl ImageSource {
     }
 
     fn failed(&self, cause: RegistryError) -> SourceError {
-        self.remote("the registry did not give it".to_owned(), "check the name and the credentials", Some(cause))
+        self.remote(
+            "the registry did not give it".to_owned(),
+            "check the name and the credentials",
+            Some(cause),
+        )
     }
 
     fn no_files(&self) -> SourceError {
@@ -105,7 +124,12 @@ impl ImageSource {
 
     fn remote(&self, reason: String, remedy: &str, cause: Option<RegistryError>) -> SourceError {
         SourceError::Remote {
-            url: format!("oci://{}/{}:{}", self.repository.host(), self.repository.name(), self.selector),
+            url: format!(
+                "oci://{}/{}:{}",
+                self.repository.host(),
+                self.repository.name(),
+                self.selector
+            ),
             reason,
             remedy: remedy.to_owned(),
             cause: cause.map(|cause| Box::new(cause) as _),
@@ -178,7 +202,8 @@ impl Reader {
         let whole = self.range == (0..self.size);
         let range = (!whole).then(|| self.range.clone());
         let answer = self.repository.read_blob(self.digest, range, None).await;
-        let answer = answer.map_err(|cause| self.error("the registry did not give it", Some(cause)))?;
+        let answer =
+            answer.map_err(|cause| self.error("the registry did not give it", Some(cause)))?;
         if !whole && !answer.is_partial {
             return Err(self.error("the registry does not serve parts of blobs", None));
         }

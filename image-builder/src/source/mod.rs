@@ -40,7 +40,9 @@ pub struct Tree {
 }
 
 /// What tells a local file from its other versions without reading it: the key under which a digest may be remembered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct FileIdentity {
     /// Device number.
     pub device: u64,

@@ -6,7 +6,9 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// A glob that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read the pattern `{pattern}`: {cause}; patterns are like `*.safetensors` or `original/*`")]
+#[error(
+    "cannot read the pattern `{pattern}`: {cause}; patterns are like `*.safetensors` or `original/*`"
+)]
 pub struct PatternError {
     /// The pattern as typed.
     pub pattern: String,
@@ -79,7 +81,11 @@ mod tests {
     use super::Selection;
 
     fn taken<'a>(include: &[&str], exclude: &[&str], paths: &[&'a str]) -> Vec<&'a str> {
-        let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let owned = |list: &[&str]| {
+            list.iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
         let selection = Selection::new(&owned(include), &owned(exclude)).unwrap();
         paths
             .iter()
@@ -92,7 +98,10 @@ mod tests {
     fn patterns_without_a_slash_match_at_any_depth_and_exclusion_wins() {
         let paths = ["a.safetensors", "original/b.safetensors", "c.json"];
         assert_eq!(taken(&[], &[], &paths), paths);
-        assert_eq!(taken(&["*.safetensors"], &["original/*"], &paths), ["a.safetensors"]);
+        assert_eq!(
+            taken(&["*.safetensors"], &["original/*"], &paths),
+            ["a.safetensors"]
+        );
         assert_eq!(taken(&[], &["*.json"], &paths), &paths[..2]);
     }
 

@@ -44,10 +44,14 @@ pub enum AzureError {
         cause: std::io::Error,
     },
     /// An address that is none.
-    #[error("`{0}` is not the address of a storage account; AZURE_STORAGE_BLOB_ENDPOINT must be an http or https address")]
+    #[error(
+        "`{0}` is not the address of a storage account; AZURE_STORAGE_BLOB_ENDPOINT must be an http or https address"
+    )]
     Endpoint(String),
     /// The identity cannot be used.
-    #[error("there are no credentials for Azure: {0}; set AZURE_STORAGE_SAS_TOKEN, or log in with `az login`")]
+    #[error(
+        "there are no credentials for Azure: {0}; set AZURE_STORAGE_SAS_TOKEN, or log in with `az login`"
+    )]
     Identity(#[source] azure_core::Error),
 }
 
@@ -63,12 +67,14 @@ impl AzureOptions {
         sas_file: Option<&Path>,
     ) -> Result<Self, AzureError> {
         let sas = match sas_file {
-            Some(path) => Some(std::fs::read_to_string(path).map_err(|cause| {
-                AzureError::Signature {
-                    path: path.display().to_string(),
-                    cause,
-                }
-            })?),
+            Some(path) => {
+                Some(
+                    std::fs::read_to_string(path).map_err(|cause| AzureError::Signature {
+                        path: path.display().to_string(),
+                        cause,
+                    })?,
+                )
+            }
             None => variable("AZURE_STORAGE_SAS_TOKEN"),
         };
         let address = match variable("AZURE_STORAGE_BLOB_ENDPOINT") {

@@ -42,7 +42,9 @@ pub struct AzureReference {
 
 /// What is no reference.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not a place in Azure Blob Storage; write azblob://ACCOUNT/CONTAINER or azblob://ACCOUNT/CONTAINER/PREFIX")]
+#[error(
+    "`{0}` is not a place in Azure Blob Storage; write azblob://ACCOUNT/CONTAINER or azblob://ACCOUNT/CONTAINER/PREFIX"
+)]
 pub struct ReferenceError(String);
 
 impl FromStr for AzureReference {
@@ -55,9 +57,9 @@ impl FromStr for AzureReference {
         let (account, container, prefix) = (part(), part(), part());
         let plain = |name: &str, marks: &[u8]| {
             !name.is_empty()
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || marks.contains(&byte))
+                && name.bytes().all(|byte| {
+                    byte.is_ascii_lowercase() || byte.is_ascii_digit() || marks.contains(&byte)
+                })
         };
         if !plain(&account, b"") || !plain(&container, b"-$") {
             return Err(ReferenceError(text.to_owned()));
@@ -180,7 +182,10 @@ impl AzureSource {
             let Some(path) = path.filter(|path| size > 0 || !path.ends_with('/')) else {
                 continue;
             };
-            blobs.insert(path.clone(), self.blob(&name, properties.etag).map_err(failed)?);
+            blobs.insert(
+                path.clone(),
+                self.blob(&name, properties.etag).map_err(failed)?,
+            );
             files.push(File {
                 path,
                 size,
@@ -194,7 +199,9 @@ impl AzureSource {
         Ok(Tree {
             files,
             revision: None,
-            url: Some(shown(&self.address(prefix.as_deref().map(|text| text.trim_end_matches('/'))))),
+            url: Some(shown(&self.address(
+                prefix.as_deref().map(|text| text.trim_end_matches('/')),
+            ))),
         })
     }
 }

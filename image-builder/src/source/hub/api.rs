@@ -91,7 +91,9 @@ fn file(entry: Entry) -> Result<File, SourceError> {
         name.is_empty() || name == "." || name == ".." || name.chars().any(char::is_control)
     };
     if entry.path.split('/').any(unsafe_name) || entry.path.contains('\\') {
-        return Err(refused("the hub listed it under a name that is not a relative path".to_owned()));
+        return Err(refused(
+            "the hub listed it under a name that is not a relative path".to_owned(),
+        ));
     }
     let known_digest = match &entry.lfs {
         Some(large) => {

@@ -22,8 +22,12 @@ pub(super) fn explain(status: StatusCode, headers: &HeaderMap) -> (String, Strin
         ("RepoNotFound", _) | (_, 401 | 404) => {
             "check the name; a private or gated model needs a token by HF_TOKEN or --hf-token-file"
         }
-        (_, 403) => "the token may not read this model; check its permissions, and accept the model's terms",
-        _ => "try again later, or download the model with another program and package the directory",
+        (_, 403) => {
+            "the token may not read this model; check its permissions, and accept the model's terms"
+        }
+        _ => {
+            "try again later, or download the model with another program and package the directory"
+        }
     };
     (reason, remedy.to_owned())
 }

@@ -8,6 +8,8 @@ mod api;
 mod explain;
 
 #[cfg(test)]
+pub(crate) mod emulated;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

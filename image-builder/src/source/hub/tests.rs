@@ -1,71 +1,26 @@
-//! The hub here is emulated: a server with the hub's paths, headers and redirects.
+//! Against an emulated hub.
 
 use std::collections::BTreeMap;
 
+use super::emulated::{COMMIT, Hub};
 use super::{HubOptions, HubReference, HubSource};
 use crate::digest::Digest;
 use crate::source::Source;
-use crate::source::remote::tests::{Fault, Served, Server, content, pattern};
+use crate::source::remote::tests::{Fault, Served, content, pattern};
 use crate::source::remote::{ClientOptions, client};
 
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-
-/// A hub with one model, whose weights lie on another server.
-struct Hub {
-    hub: Server,
-    network: Server,
-}
-
 impl Hub {
-    async fn start() -> Self {
-        let (hub, network) = (Server::start().await, Server::start().await);
-        let weights = pattern(9 << 20);
-        let page = |entries: serde_json::Value, next| Served::Json(entries.to_string(), next);
-        hub.serve(
-            "/api/models/org/name/revision/refs%2Fpr%2F1",
-            page(serde_json::json!({"sha": COMMIT}), None),
-        );
-        let first = format!("/api/models/org/name/tree/{COMMIT}?recursive=true");
-        let second = format!("/api/models/org/name/tree/{COMMIT}?recursive=true&cursor=2");
-        hub.serve(
-            &first,
-            page(
-                serde_json::json!([
-                    {"type": "directory", "path": "sub", "size": 0, "oid": "aa"},
-                    {"type": "file", "path": "sub/model one.safetensors", "size": 134, "oid": "bb",
-                     "lfs": {"oid": Digest::of(&weights).hex(), "size": weights.len(), "pointerSize": 134}},
-                ]),
-                Some(hub.url(&second)),
-            ),
-        );
-        hub.serve(
-            &second,
-            page(
-                serde_json::json!([{"type": "file", "path": "config.json", "size": 2, "oid": "cc"}]),
-                None,
-            ),
-        );
-        let file = |bytes: bytes::Bytes| Served::File {
-            bytes,
-            tag: "\"t\"".to_owned(),
-            ranges: true,
-        };
-        hub.serve(&format!("/org/name/resolve/{COMMIT}/config.json"), file("{}".into()));
-        hub.serve(
-            &format!("/org/name/resolve/{COMMIT}/sub/model%20one.safetensors"),
-            Served::Redirect(network.url("/signed?until=1")),
-        );
-        network.serve("/signed?until=1", file(weights));
-        Self { hub, network }
-    }
-
     fn source(&self) -> HubSource {
         let options = HubOptions {
             endpoint: self.hub.url("").parse().unwrap(),
             token: Some("hf_secret".into()),
         };
         let reference: HubReference = "hf://org/name@refs/pr/1".parse().unwrap();
-        HubSource::new(client(&ClientOptions::default()).unwrap(), reference, options)
+        HubSource::new(
+            client(&ClientOptions::default()).unwrap(),
+            reference,
+            options,
+        )
     }
 }
 
@@ -85,10 +40,17 @@ async fn a_model_is_listed_at_its_commit_with_the_digests_that_the_hub_knows() {
         listed,
         [
             ("config.json", 2, None),
-            ("sub/model one.safetensors", 9 << 20, Some(Digest::of(&weights))),
+            (
+                "sub/model one.safetensors",
+                9 << 20,
+                Some(Digest::of(&weights))
+            ),
         ]
     );
-    assert!(hub.network.seen().is_empty(), "listing must download nothing");
+    assert!(
+        hub.network.seen().is_empty(),
+        "listing must download nothing"
+    );
 }
 
 #[tokio::test]
@@ -96,14 +58,31 @@ async fn the_token_goes_to_the_hub_and_nowhere_else() {
     let hub = Hub::start().await;
     let source = hub.source();
     source.list().await.unwrap();
-    let weights = content(&source, "sub/model one.safetensors", 0..9 << 20).await.unwrap();
+    let weights = content(&source, "sub/model one.safetensors", 0..9 << 20)
+        .await
+        .unwrap();
     assert_eq!(weights, pattern(9 << 20));
     assert_eq!(content(&source, "config.json", 0..2).await.unwrap(), b"{}");
-    assert!(hub.hub.seen().iter().all(|seen| seen.authorization.as_deref() == Some("Bearer hf_secret")));
+    assert!(
+        hub.hub
+            .seen()
+            .iter()
+            .all(|seen| seen.authorization.as_deref() == Some("Bearer hf_secret"))
+    );
     assert!(hub.network.seen().len() >= 4);
-    assert!(hub.network.seen().iter().all(|seen| seen.authorization.is_none()));
+    assert!(
+        hub.network
+            .seen()
+            .iter()
+            .all(|seen| seen.authorization.is_none())
+    );
     // One redirect serves all parts.
-    let resolved = hub.hub.seen().iter().filter(|seen| seen.path.contains("model%20one")).count();
+    let resolved = hub
+        .hub
+        .seen()
+        .iter()
+        .filter(|seen| seen.path.contains("model%20one"))
+        .count();
     assert_eq!(resolved, 1);
 }
 
@@ -112,9 +91,13 @@ async fn an_expired_signed_address_is_asked_for_again() {
     let hub = Hub::start().await;
     let source = hub.source();
     source.list().await.unwrap();
-    content(&source, "sub/model one.safetensors", 0..10).await.unwrap();
+    content(&source, "sub/model one.safetensors", 0..10)
+        .await
+        .unwrap();
     hub.network.fail_next([Fault::Status(403)]);
-    let again = content(&source, "sub/model one.safetensors", 10..20).await.unwrap();
+    let again = content(&source, "sub/model one.safetensors", 10..20)
+        .await
+        .unwrap();
     assert_eq!(again, &pattern(20)[10..]);
 }
 
@@ -125,10 +108,19 @@ async fn a_gated_model_is_explained() {
     source.list().await.unwrap();
     hub.hub.serve(
         &format!("/org/name/resolve/{COMMIT}/config.json"),
-        Served::Refusal(403, vec![("x-error-code", "GatedRepo"), ("x-error-message", "no")]),
+        Served::Refusal(
+            403,
+            vec![("x-error-code", "GatedRepo"), ("x-error-message", "no")],
+        ),
     );
-    let error = content(&source, "config.json", 0..2).await.unwrap_err().to_string();
-    assert!(error.contains("gated") && error.contains("accept its terms"), "{error}");
+    let error = content(&source, "config.json", 0..2)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("gated") && error.contains("accept its terms"),
+        "{error}"
+    );
     assert!(!error.contains("hf_secret"), "{error}");
 }
 
@@ -138,7 +130,8 @@ async fn names_that_lead_out_of_the_tree_are_refused() {
     let first = format!("/api/models/org/name/tree/{COMMIT}?recursive=true");
     for path in ["../x", "/etc/passwd", "a//b", "a\\b"] {
         let entries = serde_json::json!([{"type": "file", "path": path, "size": 1, "oid": "aa"}]);
-        hub.hub.serve(&first, Served::Json(entries.to_string(), None));
+        hub.hub
+            .serve(&first, Served::Json(entries.to_string(), None));
         assert!(hub.source().list().await.is_err(), "{path}");
     }
 }
@@ -146,7 +139,10 @@ async fn names_that_lead_out_of_the_tree_are_refused() {
 #[test]
 fn references_name_a_model_and_a_revision() {
     let parsed: HubReference = "hf://org/name".parse().unwrap();
-    assert_eq!((parsed.repository.as_str(), parsed.revision.as_str()), ("org/name", "main"));
+    assert_eq!(
+        (parsed.repository.as_str(), parsed.revision.as_str()),
+        ("org/name", "main")
+    );
     for bad in ["hf://", "hf://a/b/c", "hf://a/b@", "hf://../b", "hf://a b"] {
         assert!(bad.parse::<HubReference>().is_err(), "{bad}");
     }
@@ -160,13 +156,24 @@ fn tokens_come_from_the_places_that_the_hubs_clients_use() {
     std::fs::write(&file, "from-file\n").unwrap();
     let home = folder.path().display().to_string();
     let token = |set: &[(&str, &str)], path: Option<&std::path::Path>| {
-        let set: BTreeMap<String, String> =
-            set.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let set: BTreeMap<String, String> = set
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         let options = HubOptions::from_environment(&|name| set.get(name).cloned(), path).unwrap();
         options.token.map(|token| token.expose_secret().to_owned())
     };
     assert_eq!(token(&[], None), None);
-    assert_eq!(token(&[("HF_HOME", &home)], None).as_deref(), Some("from-file"));
-    assert_eq!(token(&[("HF_HOME", &home), ("HF_TOKEN", "t")], None).as_deref(), Some("t"));
-    assert_eq!(token(&[("HF_TOKEN", "t")], Some(&file)).as_deref(), Some("from-file"));
+    assert_eq!(
+        token(&[("HF_HOME", &home)], None).as_deref(),
+        Some("from-file")
+    );
+    assert_eq!(
+        token(&[("HF_HOME", &home), ("HF_TOKEN", "t")], None).as_deref(),
+        Some("t")
+    );
+    assert_eq!(
+        token(&[("HF_TOKEN", "t")], Some(&file)).as_deref(),
+        Some("from-file")
+    );
 }

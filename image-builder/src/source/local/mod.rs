@@ -74,10 +74,8 @@ impl Source for LocalSource {
         async move {
             let (root, selection) = (self.root.clone(), self.selection.clone());
             let walked = blocking(&self.root, move || walk::walk(&root, selection)).await?;
-            *self
-                .entries
-                .write()
-                .unwrap_or_else(PoisonError::into_inner) = Arc::new(walked.entries);
+            *self.entries.write().unwrap_or_else(PoisonError::into_inner) =
+                Arc::new(walked.entries);
             Ok(walked.tree)
         }
         .boxed()
@@ -94,8 +92,10 @@ impl Source for LocalSource {
                 .entry(&path)
                 .ok_or_else(|| not_listed(&self.root, &path))?;
             let buffers = self.buffers.clone();
-            let opened =
-                blocking(&self.root, move || read::OpenFile::open(path, &entry, buffers)).await?;
+            let opened = blocking(&self.root, move || {
+                read::OpenFile::open(path, &entry, buffers)
+            })
+            .await?;
             Ok(read::stream(Arc::new(opened), range))
         }
         .boxed()

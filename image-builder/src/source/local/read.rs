@@ -100,10 +100,7 @@ impl OpenFile {
             return Ok(());
         }
         let what = if now.size != self.listed.size {
-            format!(
-                "it had {} bytes and now has {}",
-                self.listed.size, now.size
-            )
+            format!("it had {} bytes and now has {}", self.listed.size, now.size)
         } else if (now.device, now.inode) != (self.listed.device, self.listed.inode) {
             "another file took its place".to_owned()
         } else {
@@ -164,14 +161,16 @@ pub(super) fn stream(file: Arc<OpenFile>, range: Range<u64>) -> ByteStream {
             async move { work.await.unwrap_or_else(|error| Err(gone(error))) }
         })
         .buffered(AHEAD)
-        .chain(stream::once(async move { last_look.check_unchanged() }).filter_map(
-            |result| async move {
-                match result {
-                    Ok(()) => None,
-                    Err(error) => Some(Err(error)),
-                }
-            },
-        ))
+        .chain(
+            stream::once(async move { last_look.check_unchanged() }).filter_map(
+                |result| async move {
+                    match result {
+                        Ok(()) => None,
+                        Err(error) => Some(Err(error)),
+                    }
+                },
+            ),
+        )
         .boxed()
 }
 

@@ -19,7 +19,11 @@ async fn paths(source: &LocalSource) -> Vec<String> {
     tree.files.into_iter().map(|file| file.path).collect()
 }
 
-async fn content(source: &LocalSource, path: &str, range: std::ops::Range<u64>) -> Result<Vec<u8>, SourceError> {
+async fn content(
+    source: &LocalSource,
+    path: &str,
+    range: std::ops::Range<u64>,
+) -> Result<Vec<u8>, SourceError> {
     let stream = source.read(path, range).await?;
     stream
         .try_fold(Vec::new(), |mut all, bytes| async move {
@@ -32,7 +36,15 @@ async fn content(source: &LocalSource, path: &str, range: std::ops::Range<u64>) 
 #[tokio::test]
 async fn files_are_listed_by_their_bytes_and_tools_leave_no_trace() {
     let folder = tempfile::tempdir().unwrap();
-    for path in ["b", "a/z", "a.b", "ü", ".git/config", ".cache/huggingface/x", ".gitattributes"] {
+    for path in [
+        "b",
+        "a/z",
+        "a.b",
+        "ü",
+        ".git/config",
+        ".cache/huggingface/x",
+        ".gitattributes",
+    ] {
         write(folder.path(), path, b"x");
     }
     let listed = paths(&LocalSource::new(folder.path())).await;
@@ -65,7 +77,12 @@ async fn many_streams_at_a_time_do_not_mix_their_buffers() {
     source.list().await.unwrap();
     let reads = (0..8_u8).map(|n| {
         let source = &source;
-        async move { (n, content(source, &n.to_string(), 0..4 << 20).await.unwrap()) }
+        async move {
+            (
+                n,
+                content(source, &n.to_string(), 0..4 << 20).await.unwrap(),
+            )
+        }
     });
     for (n, bytes) in futures::future::join_all(reads).await {
         assert!(bytes.len() == 4 << 20 && bytes.iter().all(|byte| *byte == n));
@@ -102,7 +119,10 @@ async fn a_file_that_shrinks_is_an_error_that_names_it() {
     source.list().await.unwrap();
     fs::write(folder.path().join("w"), b"x").unwrap();
     let error = content(&source, "w", 0..100).await.unwrap_err().to_string();
-    assert!(error.contains("w changed") && error.contains("100 bytes"), "{error}");
+    assert!(
+        error.contains("w changed") && error.contains("100 bytes"),
+        "{error}"
+    );
 }
 
 #[cfg(unix)]
@@ -131,7 +151,10 @@ mod links {
             write(folder.path(), "w", b"w");
             symlink(&target, folder.path().join("link")).unwrap();
             let error = LocalSource::new(folder.path()).list().await.unwrap_err();
-            assert!(matches!(error, SourceError::Refused { .. }), "{target:?}: {error}");
+            assert!(
+                matches!(error, SourceError::Refused { .. }),
+                "{target:?}: {error}"
+            );
             if target != Path::new(".") {
                 let selection = Selection::new(&[], &["link".to_owned()]).unwrap();
                 let source = LocalSource::new(folder.path()).selecting(selection);
@@ -150,7 +173,11 @@ mod links {
         write(&repository, "blobs/0a1b", b"{}");
         let snapshot = repository.join("snapshots").join(commit);
         fs::create_dir_all(&snapshot).unwrap();
-        symlink(format!("../../blobs/{}", digest.hex()), snapshot.join("m.safetensors")).unwrap();
+        symlink(
+            format!("../../blobs/{}", digest.hex()),
+            snapshot.join("m.safetensors"),
+        )
+        .unwrap();
         symlink("../../blobs/0a1b", snapshot.join("config.json")).unwrap();
         let tree = LocalSource::new(&snapshot).list().await.unwrap();
         assert_eq!(tree.revision.as_deref(), Some(commit));
@@ -184,6 +211,9 @@ async fn one_file_is_a_tree_of_one() {
 
 #[tokio::test]
 async fn a_missing_directory_is_named() {
-    let error = LocalSource::new("/nonexistent/model").list().await.unwrap_err();
+    let error = LocalSource::new("/nonexistent/model")
+        .list()
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("/nonexistent/model"), "{error}");
 }

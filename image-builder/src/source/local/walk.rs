@@ -84,8 +84,7 @@ impl Walk {
         prefix: &str,
         above: &mut Vec<PathBuf>,
     ) -> Result<(), SourceError> {
-        let listing =
-            fs::read_dir(directory).map_err(|cause| failed("list", directory, cause))?;
+        let listing = fs::read_dir(directory).map_err(|cause| failed("list", directory, cause))?;
         for entry in listing {
             let entry = entry.map_err(|cause| failed("list", directory, cause))?;
             let name = checked_name(&entry.file_name(), &entry.path())?;
@@ -121,14 +120,21 @@ impl Walk {
             kind
         };
         if !metadata.is_dir() {
-            let known = if is_link { digest_in_name(&place) } else { None };
+            let known = if is_link {
+                digest_in_name(&place)
+            } else {
+                None
+            };
             return self.file(path, place, &metadata, known);
         }
         if LEFT_BY_TOOLS.contains(&path.as_str()) {
             return Ok(());
         }
         if above.contains(&place) {
-            return Err(refused(path, "the link leads to a directory that contains it"));
+            return Err(refused(
+                path,
+                "the link leads to a directory that contains it",
+            ));
         }
         above.push(place.clone());
         self.directory(&place, &path, above)?;

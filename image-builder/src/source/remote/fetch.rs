@@ -7,7 +7,9 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, LOCATION, RANGE, RETRY_AFTER,
+};
 use reqwest::{Client, Response, StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -59,7 +61,12 @@ pub(crate) enum Refusal {
 }
 
 impl RemoteFile {
-    pub(crate) fn new(client: Client, address: Url, token: Option<SecretString>, explain: Explain) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        address: Url,
+        token: Option<SecretString>,
+        explain: Explain,
+    ) -> Self {
         Self {
             client,
             address,
@@ -181,10 +188,7 @@ impl RemoteFile {
     }
 
     fn remember(&self, url: Option<Url>) {
-        *self
-            .resolved
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = url;
+        *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = url;
     }
 }
 

@@ -9,7 +9,7 @@ mod parts;
 pub(super) mod retry;
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 pub use client::{ClientError, ClientOptions, client};
 pub(super) use fetch::{Refusal, RemoteFile, chain, shown};

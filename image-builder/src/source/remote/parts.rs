@@ -24,9 +24,16 @@ const PIECE: usize = 1 << 20;
 ///
 /// # Errors
 /// When the server refuses the first request for good; later failures are items of the stream.
-pub(crate) async fn read(file: Arc<RemoteFile>, range: Range<u64>) -> Result<ByteStream, SourceError> {
+pub(crate) async fn read(
+    file: Arc<RemoteFile>,
+    range: Range<u64>,
+) -> Result<ByteStream, SourceError> {
     if range.end.saturating_sub(range.start) > 2 * PART {
-        let validator = file.validator.get_or_try_init(|| probe(&file)).await?.clone();
+        let validator = file
+            .validator
+            .get_or_try_init(|| probe(&file))
+            .await?
+            .clone();
         if let Some(validator) = validator {
             return Ok(parallel(file, range, validator));
         }
@@ -77,28 +84,32 @@ async fn whole(mut reader: Reader) -> Result<Bytes, SourceError> {
 }
 
 fn pieces(reader: Reader) -> ByteStream {
-    stream::try_unfold((reader, VecDeque::new()), |(mut reader, mut held)| async move {
-        let mut length = 0;
-        while length < PIECE {
-            match reader.next().await? {
-                Some(bytes) => {
-                    length += bytes.len();
-                    held.push_back(bytes);
+    stream::try_unfold(
+        (reader, VecDeque::new()),
+        |(mut reader, mut held)| async move {
+            let mut length = 0;
+            while length < PIECE {
+                match reader.next().await? {
+                    Some(bytes) => {
+                        length += bytes.len();
+                        held.push_back(bytes);
+                    }
+                    None => break,
                 }
-                None => break,
             }
-        }
-        let piece = match held.len() {
-            0 => return Ok(None),
-            1 => held.pop_front().unwrap_or_default(),
-            _ => {
-                let mut joined = BytesMut::with_capacity(length);
-                held.drain(..).for_each(|bytes: Bytes| joined.extend_from_slice(&bytes));
-                joined.freeze()
-            }
-        };
-        Ok(Some((piece, (reader, held))))
-    })
+            let piece = match held.len() {
+                0 => return Ok(None),
+                1 => held.pop_front().unwrap_or_default(),
+                _ => {
+                    let mut joined = BytesMut::with_capacity(length);
+                    held.drain(..)
+                        .for_each(|bytes: Bytes| joined.extend_from_slice(&bytes));
+                    joined.freeze()
+                }
+            };
+            Ok(Some((piece, (reader, held))))
+        },
+    )
     .into_stream()
     .boxed()
 }
@@ -206,7 +217,10 @@ impl Reader {
         self.failures += 1;
         if self.failures >= retry::ATTEMPTS {
             return Err(self.file.error(
-                format!("{} attempts failed, the last one because {reason}", self.failures),
+                format!(
+                    "{} attempts failed, the last one because {reason}",
+                    self.failures
+                ),
                 "check the network and run the command again".to_owned(),
             ));
         }

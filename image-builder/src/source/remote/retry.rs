@@ -38,6 +38,9 @@ mod tests {
 
     #[test]
     fn the_servers_word_counts() {
-        assert_eq!(pause(2, Some(Duration::from_secs(7))), Duration::from_secs(7));
+        assert_eq!(
+            pause(2, Some(Duration::from_secs(7))),
+            Duration::from_secs(7)
+        );
     }
 }

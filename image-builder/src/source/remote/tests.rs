@@ -22,15 +22,15 @@ type Body = BoxBody<Bytes, std::io::Error>;
 
 /// A request as the server saw it.
 #[derive(Clone, Debug)]
-pub(in crate::source) struct Seen {
-    pub(in crate::source) path: String,
-    pub(in crate::source) range: Option<(u64, u64)>,
-    pub(in crate::source) authorization: Option<String>,
+pub(crate) struct Seen {
+    pub(crate) path: String,
+    pub(crate) range: Option<(u64, u64)>,
+    pub(crate) authorization: Option<String>,
 }
 
 /// What the server does with one request instead of serving it.
 #[derive(Clone, Debug)]
-pub(in crate::source) enum Fault {
+pub(crate) enum Fault {
     /// Answers with this status.
     Status(u16),
     /// Breaks the connection after so many bytes of the body.
@@ -39,7 +39,7 @@ pub(in crate::source) enum Fault {
 
 /// What is served at a path.
 #[derive(Clone, Debug)]
-pub(in crate::source) enum Served {
+pub(crate) enum Served {
     /// A file with an entity tag; whether ranges are understood.
     File {
         bytes: Bytes,
@@ -55,21 +55,21 @@ pub(in crate::source) enum Served {
 }
 
 #[derive(Default)]
-pub(in crate::source) struct State {
-    pub(in crate::source) served: BTreeMap<String, Served>,
-    pub(in crate::source) faults: VecDeque<Fault>,
-    pub(in crate::source) seen: Vec<Seen>,
+pub(crate) struct State {
+    pub(crate) served: BTreeMap<String, Served>,
+    pub(crate) faults: VecDeque<Fault>,
+    pub(crate) seen: Vec<Seen>,
 }
 
 /// A web server on a port of its own; it ends with the test's runtime.
 #[derive(Clone)]
-pub(in crate::source) struct Server {
-    pub(in crate::source) address: SocketAddr,
-    pub(in crate::source) state: Arc<Mutex<State>>,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) state: Arc<Mutex<State>>,
 }
 
 impl Server {
-    pub(in crate::source) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
@@ -91,19 +91,23 @@ impl Server {
         Self { address, state }
     }
 
-    pub(in crate::source) fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub(in crate::source) fn serve(&self, path: &str, served: Served) {
-        self.state.lock().unwrap().served.insert(path.to_owned(), served);
+    pub(crate) fn serve(&self, path: &str, served: Served) {
+        self.state
+            .lock()
+            .unwrap()
+            .served
+            .insert(path.to_owned(), served);
     }
 
-    pub(in crate::source) fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
+    pub(crate) fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
         self.state.lock().unwrap().faults.extend(faults);
     }
 
-    pub(in crate::source) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.state.lock().unwrap().seen.clone()
     }
 }
@@ -115,7 +119,11 @@ fn respond(state: &mut State, request: &Request<Incoming>) -> Response<Body> {
         Some(value.to_owned())
     };
     let range = text("range").map(|value| {
-        let (start, end) = value.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        let (start, end) = value
+            .strip_prefix("bytes=")
+            .unwrap()
+            .split_once('-')
+            .unwrap();
         (start.parse().unwrap(), end.parse::<u64>().unwrap() + 1)
     });
     state.seen.push(Seen {
@@ -134,7 +142,9 @@ fn respond(state: &mut State, request: &Request<Incoming>) -> Response<Body> {
         Some(Served::Refusal(status, headers)) => plain(*status, headers),
         Some(Served::Redirect(to)) => {
             let mut response = plain(302, &[]);
-            response.headers_mut().insert("location", to.parse().unwrap());
+            response
+                .headers_mut()
+                .insert("location", to.parse().unwrap());
             response
         }
         Some(Served::Json(body, next)) => {
@@ -145,7 +155,9 @@ fn respond(state: &mut State, request: &Request<Incoming>) -> Response<Body> {
             }
             response
         }
-        Some(Served::File { bytes, tag, ranges }) => file(bytes, tag, range.filter(|_| *ranges), cut),
+        Some(Served::File { bytes, tag, ranges }) => {
+            file(bytes, tag, range.filter(|_| *ranges), cut)
+        }
     }
 }
 
@@ -164,7 +176,9 @@ fn file(bytes: &Bytes, tag: &str, range: Option<(u64, u64)>, cut: Option<usize>)
     response.headers_mut().insert("etag", tag.parse().unwrap());
     if status == 206 {
         let value = format!("bytes {start}-{}/{total}", end - 1);
-        response.headers_mut().insert("content-range", value.parse().unwrap());
+        response
+            .headers_mut()
+            .insert("content-range", value.parse().unwrap());
     }
     response
 }
@@ -198,11 +212,11 @@ fn full(status: u16, content: Bytes, cut: Option<usize>) -> Response<Body> {
 }
 
 /// `length` bytes that differ from place to place.
-pub(in crate::source) fn pattern(length: usize) -> Bytes {
+pub(crate) fn pattern(length: usize) -> Bytes {
     (0..length).map(|n| (n * 31 % 251) as u8).collect()
 }
 
-pub(in crate::source) async fn content(
+pub(crate) async fn content(
     source: &dyn Source,
     path: &str,
     range: std::ops::Range<u64>,
@@ -237,9 +251,16 @@ async fn a_large_file_comes_in_parallel_parts_and_in_order() {
     let source = source(&server, &bytes, true).await;
     let size = bytes.len() as u64;
     assert_eq!(content(&source, "m.gguf", 0..size).await.unwrap(), bytes);
-    let parts = server.seen().iter().filter(|seen| seen.range.is_some_and(|(s, e)| e - s > 1)).count();
+    let parts = server
+        .seen()
+        .iter()
+        .filter(|seen| seen.range.is_some_and(|(s, e)| e - s > 1))
+        .count();
     assert_eq!(parts, 3);
-    assert_eq!(content(&source, "m.gguf", 5..105).await.unwrap(), &bytes[5..105]);
+    assert_eq!(
+        content(&source, "m.gguf", 5..105).await.unwrap(),
+        &bytes[5..105]
+    );
 }
 
 #[tokio::test]
@@ -249,7 +270,11 @@ async fn broken_connections_and_busy_servers_are_survived_where_they_broke() {
     let source = source(&server, &bytes, true).await;
     server.fail_next([Fault::Status(503), Fault::Cut(1 << 20), Fault::Cut(100)]);
     assert_eq!(content(&source, "m.gguf", 0..2 << 20).await.unwrap(), bytes);
-    let starts: Vec<u64> = server.seen().iter().filter_map(|seen| Some(seen.range?.0)).collect();
+    let starts: Vec<u64> = server
+        .seen()
+        .iter()
+        .filter_map(|seen| Some(seen.range?.0))
+        .collect();
     // What went over the wire before a cut is not asked for again, however much of it hyper handed on.
     assert_eq!(starts[..3], [0, 0, 0]);
     assert!(starts[3] > 0 && starts[3] <= 1 << 20, "{starts:?}");
@@ -262,7 +287,10 @@ async fn a_server_without_ranges_is_read_as_one_stream() {
     let source = source(&server, &bytes, false).await;
     let size = bytes.len() as u64;
     assert_eq!(content(&source, "m.gguf", 0..size).await.unwrap(), bytes);
-    assert_eq!(content(&source, "m.gguf", 100..200).await.unwrap(), &bytes[100..200]);
+    assert_eq!(
+        content(&source, "m.gguf", 100..200).await.unwrap(),
+        &bytes[100..200]
+    );
 }
 
 #[tokio::test]
@@ -290,7 +318,10 @@ async fn refusals_say_what_to_do_and_never_show_a_signature() {
     let url = server.url("/x?sig=secret").parse().unwrap();
     let source = HttpSource::new(client(&ClientOptions::default()).unwrap(), url);
     let error = source.list().await.unwrap_err().to_string();
-    assert!(error.contains("403") && error.contains("signed address"), "{error}");
+    assert!(
+        error.contains("403") && error.contains("signed address"),
+        "{error}"
+    );
     assert!(!error.contains("secret"), "{error}");
 }
 
