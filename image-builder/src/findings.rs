@@ -68,7 +68,11 @@ impl FromStr for Deny {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut kinds = BTreeSet::new();
-        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        for name in text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+        {
             if name == "all" {
                 kinds.extend(ALL);
                 continue;
@@ -108,11 +112,15 @@ pub(crate) fn scan(files: &[&File], contents: &Contents) -> Vec<Finding> {
             ]
         })
         .flatten()
-        .chain(shards::missing(files, contents).into_iter().map(|(index, shard)| Finding {
-            kind: FindingKind::MissingShard,
-            reason: format!("it names {shard}, which is not there"),
-            path: index,
-        }))
+        .chain(
+            shards::missing(files, contents)
+                .into_iter()
+                .map(|(index, shard)| Finding {
+                    kind: FindingKind::MissingShard,
+                    reason: format!("it names {shard}, which is not there"),
+                    path: index,
+                }),
+        )
         .collect();
     findings.sort_by(|left, right| (&left.path, left.kind).cmp(&(&right.path, right.kind)));
     findings
@@ -124,11 +132,11 @@ fn pickle(file: &File, contents: &Contents) -> Option<Finding> {
     }
     let beginning = contents.beginning(&file.path);
     let reason = match beginning.map(|bytes| &bytes[..]) {
-        Some([b'P', b'K', 3, 4, ..]) => "a zip as PyTorch writes it, with a pickle inside: loading it can run code",
+        Some([b'P', b'K', 3, 4, ..]) => {
+            "a zip as PyTorch writes it, with a pickle inside: loading it can run code"
+        }
         Some([0x80, 2..=5, ..]) => "a pickle: loading it can run code",
-        // Names that nothing but pickles have.
-        None if !file.path.ends_with(".bin") => "named like a pickle: loading it can run code",
-        None => "named like the pickles of PyTorch: loading it can run code",
+        None => "named like a pickle: loading it can run code",
         Some(_) => return None,
     };
     Some(Finding {
@@ -177,7 +185,9 @@ fn secret_name(name: &str) -> Option<&'static str> {
         ".env" | ".netrc" | ".npmrc" | ".pypirc" | ".git-credentials" | ".dockerconfigjson" => {
             Some("files of this name hold credentials")
         }
-        "id_rsa" | "id_ed25519" | "id_ecdsa" | "id_dsa" => Some("files of this name hold private keys"),
+        "id_rsa" | "id_ed25519" | "id_ecdsa" | "id_dsa" => {
+            Some("files of this name hold private keys")
+        }
         ".env.example" | ".env.sample" | ".env.template" => None,
         _ if lower.starts_with(".env.") => Some("files of this name hold credentials"),
         _ => None,
@@ -192,20 +202,76 @@ struct TokenShape {
 }
 
 const TOKENS: [TokenShape; 14] = [
-    TokenShape { prefix: "hf_", length: 34, what: "a Hugging Face token" },
-    TokenShape { prefix: "ghp_", length: 36, what: "a GitHub token" },
-    TokenShape { prefix: "gho_", length: 36, what: "a GitHub token" },
-    TokenShape { prefix: "ghs_", length: 36, what: "a GitHub token" },
-    TokenShape { prefix: "github_pat_", length: 60, what: "a GitHub token" },
-    TokenShape { prefix: "glpat-", length: 20, what: "a GitLab token" },
-    TokenShape { prefix: "sk-ant-", length: 40, what: "an Anthropic key" },
-    TokenShape { prefix: "sk-proj-", length: 40, what: "an OpenAI key" },
-    TokenShape { prefix: "AKIA", length: 16, what: "an AWS key id" },
-    TokenShape { prefix: "ASIA", length: 16, what: "an AWS key id" },
-    TokenShape { prefix: "AIza", length: 35, what: "a Google API key" },
-    TokenShape { prefix: "xoxb-", length: 40, what: "a Slack token" },
-    TokenShape { prefix: "AccountKey=", length: 80, what: "an Azure storage key" },
-    TokenShape { prefix: "npm_", length: 36, what: "an npm token" },
+    TokenShape {
+        prefix: "hf_",
+        length: 34,
+        what: "a Hugging Face token",
+    },
+    TokenShape {
+        prefix: "ghp_",
+        length: 36,
+        what: "a GitHub token",
+    },
+    TokenShape {
+        prefix: "gho_",
+        length: 36,
+        what: "a GitHub token",
+    },
+    TokenShape {
+        prefix: "ghs_",
+        length: 36,
+        what: "a GitHub token",
+    },
+    TokenShape {
+        prefix: "github_pat_",
+        length: 60,
+        what: "a GitHub token",
+    },
+    TokenShape {
+        prefix: "glpat-",
+        length: 20,
+        what: "a GitLab token",
+    },
+    TokenShape {
+        prefix: "sk-ant-",
+        length: 40,
+        what: "an Anthropic key",
+    },
+    TokenShape {
+        prefix: "sk-proj-",
+        length: 40,
+        what: "an OpenAI key",
+    },
+    TokenShape {
+        prefix: "AKIA",
+        length: 16,
+        what: "an AWS key id",
+    },
+    TokenShape {
+        prefix: "ASIA",
+        length: 16,
+        what: "an AWS key id",
+    },
+    TokenShape {
+        prefix: "AIza",
+        length: 35,
+        what: "a Google API key",
+    },
+    TokenShape {
+        prefix: "xoxb-",
+        length: 40,
+        what: "a Slack token",
+    },
+    TokenShape {
+        prefix: "AccountKey=",
+        length: 80,
+        what: "an Azure storage key",
+    },
+    TokenShape {
+        prefix: "npm_",
+        length: 36,
+        what: "an npm token",
+    },
 ];
 
 /// The first line, from 1, that holds a secret, and what it looks like.

@@ -12,6 +12,7 @@ mod engine;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use engine::{Ear, bytes, count, faulty, first, model, planned, push_directory, repository, shown, sink};
 use image_builder::cache::Cache;
@@ -156,21 +157,30 @@ async fn cut_connections_go_on_where_they_were_cut() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_that_was_stopped_goes_on_and_fetches_only_the_rest() {
-    for options in [ranges(), PullOptions { include: ranges().include, ..PullOptions::default() }] {
+    for streams in [1, 2] {
         let target = tempfile::tempdir().unwrap();
-        let sink = faulty(|seen| {
-            // After 5 MiB everything fails, until the pull is begun anew.
-            let late = seen.number > 60;
-            (is_blob_get(seen) && !late && seen.has_range && seen.path.contains(&large_digest()))
-                .then(|| Fault::CutAnswer(1 << 19))
+        let stopped = Arc::new(AtomicBool::new(true));
+        let (still, asked) = (Arc::clone(&stopped), AtomicU64::new(0));
+        let sink = faulty(move |seen| {
+            if !is_blob_get(seen) || !still.load(Ordering::Relaxed) {
+                return None;
+            }
+            match (asked.fetch_add(1, Ordering::Relaxed), streams) {
+                // In one stream: some MiB, then nothing more.
+                (0, 1) => Some(Fault::CutAnswer(5 << 20)),
+                (0..=2, 2) => None,
+                _ => Some(Fault::Answer(403, vec![])),
+            }
         })
         .await;
         let from = pushed(&sink).await;
-        // The first attempt: a limited number of tries, each of which brings some bytes or none.
-        let _ = pull_to(&from, target.path(), &options).await;
+        let options = PullOptions { streams, ..ranges() };
+        pull_to(&from, target.path(), &options).await.unwrap_err();
+        assert!(!target.path().join("model.safetensors").exists());
+        stopped.store(false, Ordering::Relaxed);
         let again = pull_to(&from, target.path(), &options).await.unwrap();
         assert_files(target.path(), &only_model());
-        assert!(again.received <= LARGE as u64);
+        assert!(again.received < LARGE as u64, "{} with {streams} streams", again.received);
     }
 }
 

@@ -361,6 +361,7 @@ async fn empty_files_and_files_with_equal_content_arrive_too() {
     let sink = sink().await;
     push_directory(directory.path(), &repository(&sink, "m"), &PushOptions::default()).await.unwrap();
     assert!(sink.has("m", &Digest::of(&same).to_string()));
+    assert_eq!(count(&sink, "PATCH upload"), 1, "equal content is sent once");
     assert!(sink.has("m", &Digest::of(b"").to_string()));
     assert!(sink.manifest("m", "v1").is_some());
 }

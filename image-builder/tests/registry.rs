@@ -41,7 +41,7 @@ async fn guarded(access: Access) -> Sink {
 }
 
 fn with_password(life: Duration) -> Access {
-    Access { user: Some(("me".to_owned(), "hunter2".to_owned())), life, azure: None }
+    Access { user: Some(("me".to_owned(), "hunter2".to_owned())), life, uses: None, azure: None }
 }
 
 fn password(password: &str) -> CredentialOptions {
@@ -79,8 +79,9 @@ async fn tokens_that_end_during_a_push_are_renewed() {
         ("b.safetensors", bytes(2, LARGE)),
         ("c.safetensors", bytes(3, LARGE)),
     ]);
-    // The service says one second, but they are refused much earlier: in the middle of the push.
-    let sink = guarded(with_password(Duration::from_millis(30))).await;
+    // The service says a minute, but a token is refused when it was used four times: also in the middle of a blob.
+    let access = Access { uses: Some(4), ..with_password(Duration::from_secs(60)) };
+    let sink = guarded(access).await;
     let to = repository_of(&client_with(password("hunter2")), &sink, "m");
     let options = PushOptions { streams: 1, ..PushOptions::default() };
     push_directory(directory.path(), &to, &options).await.unwrap();
@@ -124,6 +125,7 @@ async fn an_entra_token_is_exchanged_at_an_emulated_azure_registry() {
     let access = Access {
         user: None,
         life: Duration::from_secs(60),
+        uses: None,
         azure: Some(Azure { entra_token: "entra".to_owned() }),
     };
     let sink = guarded(access).await;
@@ -152,6 +154,7 @@ async fn a_workload_identity_sends_its_federated_token_and_its_absence_is_explai
     let access = Access {
         user: None,
         life: Duration::from_secs(60),
+        uses: None,
         azure: Some(Azure { entra_token: "entra".to_owned() }),
     };
     let sink = guarded(access).await;

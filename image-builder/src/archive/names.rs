@@ -136,7 +136,17 @@ mod tests {
     #[test]
     fn paths_that_leave_the_directory_or_cannot_exist_everywhere_are_refused() {
         for path in [
-            "", "/etc/passwd", "../x", "a/../b", "a/./b", "a//b", "a/", "a\\b", "C:/x", "a\nb", "a\0b",
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../b",
+            "a/./b",
+            "a//b",
+            "a/",
+            "a\\b",
+            "C:/x",
+            "a\nb",
+            "a\0b",
         ] {
             assert!(check_path(path).is_err(), "{path:?}");
         }
@@ -146,7 +156,15 @@ mod tests {
 
     #[test]
     fn usual_paths_are_accepted() {
-        for path in ["a", "a/b", "..a", "a..b/...", "größe 1/模型.bin", "model:latest", ".env"] {
+        for path in [
+            "a",
+            "a/b",
+            "..a",
+            "a..b/...",
+            "größe 1/模型.bin",
+            "model:latest",
+            ".env",
+        ] {
             assert_eq!(check_path(path), Ok(()), "{path}");
         }
     }
@@ -165,13 +183,11 @@ mod tests {
             Err(ArchiveError::CaseClash { .. })
         ));
         assert!(matches!(
-            Names::default()
-                .claim("É", NameKind::File)
-                .and_then(|()| {
-                    let mut names = Names::default();
-                    names.claim("É", NameKind::File)?;
-                    names.claim("é", NameKind::File)
-                }),
+            Names::default().claim("É", NameKind::File).and_then(|()| {
+                let mut names = Names::default();
+                names.claim("É", NameKind::File)?;
+                names.claim("é", NameKind::File)
+            }),
             Err(ArchiveError::CaseClash { .. })
         ));
     }

@@ -50,7 +50,9 @@ mod tests {
 
     #[test]
     fn records_give_path_link_and_size_and_skip_the_rest() {
-        let records = parse(b"12 path=a/b\n30 mtime=1350244992.023960108\n14 linkpath=c\n11 size=12\n").unwrap();
+        let records =
+            parse(b"12 path=a/b\n30 mtime=1350244992.023960108\n14 linkpath=c\n11 size=12\n")
+                .unwrap();
         assert_eq!(records.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!(records.link.as_deref(), Some(&b"c"[..]));
         assert_eq!(records.size, Some(12));

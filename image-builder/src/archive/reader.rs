@@ -86,9 +86,15 @@ pub struct Reader {
 enum State {
     Header,
     /// Bytes left of the data, then zeros up to the next block.
-    Data { left: u64, padding: usize },
+    Data {
+        left: u64,
+        padding: usize,
+    },
     Padding(usize),
-    Extension { kind: u8, size: u64 },
+    Extension {
+        kind: u8,
+        size: u64,
+    },
     Done,
 }
 
@@ -167,7 +173,8 @@ impl Reader {
     /// # Errors
     /// [`ArchiveError::Damaged`] when it was cut off.
     pub fn finish(self) -> Result<(), ArchiveError> {
-        let between = self.state == State::Header && self.pending.is_empty() && self.next.is_empty();
+        let between =
+            self.state == State::Header && self.pending.is_empty() && self.next.is_empty();
         if between || self.state == State::Done {
             return Ok(());
         }
@@ -254,7 +261,11 @@ impl Reader {
         Ok(())
     }
 
-    fn begin_entry(&mut self, header: &Header, events: &mut Vec<Event>) -> Result<(), ArchiveError> {
+    fn begin_entry(
+        &mut self,
+        header: &Header,
+        events: &mut Vec<Event>,
+    ) -> Result<(), ArchiveError> {
         let next = std::mem::take(&mut self.next);
         let raw = next.path.as_ref().unwrap_or(&header.name);
         let Some((path, directory)) = clean(raw) else {

@@ -2,6 +2,7 @@
 //! output however it is cut into pieces. May do no I/O.
 
 use std::io::{self, Write as _};
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use flate2::write::{GzEncoder, MultiGzDecoder};
@@ -23,6 +24,9 @@ const OUTPUT_BYTES: usize = 1024 * 1024;
 
 /// The largest window that is accepted when decoding, as a power of two: what zstd's own program accepts, 128 MiB.
 const MAX_WINDOW_LOG: u32 = 27;
+
+/// Bytes of one sample of a file.
+const SAMPLE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Why bytes cannot be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
@@ -184,7 +188,11 @@ pub struct Decoder(DecoderInner);
 enum DecoderInner {
     Plain(Bytes),
     Zstd(ZstdDecoder),
-    Gzip { decoder: Box<MultiGzDecoder<Vec<u8>>>, input: Bytes, fed: bool },
+    Gzip {
+        decoder: Box<MultiGzDecoder<Vec<u8>>>,
+        input: Bytes,
+        fed: bool,
+    },
 }
 
 struct ZstdDecoder {
@@ -312,13 +320,45 @@ impl ZstdDecoder {
             self.inside = hint != 0;
             self.input = self.input.slice(read..);
             if read == 0 && wrote == 0 {
-                self.full = false;
-                break;
+                return Err(io::Error::other("the decompressor stands still"));
             }
         }
         buffer.truncate(written);
         Ok(buffer.freeze())
     }
+}
+
+/// The ranges of a file of `size` bytes from which [`sample_ratio`] tells how the whole would shrink: 3 × 4 MiB.
+#[must_use]
+pub fn sample_ranges(size: u64) -> Vec<Range<u64>> {
+    if size <= 3 * SAMPLE_BYTES {
+        return vec![0..size];
+    }
+    [1, 2, 3]
+        .map(|quarter| {
+            let start = (size / 4 * quarter).min(size - SAMPLE_BYTES);
+            start..start + SAMPLE_BYTES
+        })
+        .to_vec()
+}
+
+/// Size of samples after zstd by size before; 1 for no samples.
+///
+/// # Errors
+/// When the compressor refuses.
+pub fn sample_ratio(samples: &[Bytes]) -> Result<f64, EncodingError> {
+    let mut encoder = Encoder::new(Encoding::Zstd)?;
+    let (mut before, mut after) = (0, 0);
+    for sample in samples {
+        before += sample.len();
+        after += encoder.push(sample.clone())?.len();
+    }
+    after += encoder.finish()?.len();
+    Ok(if before == 0 {
+        1.0
+    } else {
+        after as f64 / before as f64
+    })
 }
 
 fn encode_error(format: &'static str) -> impl FnOnce(io::Error) -> EncodingError {

@@ -127,7 +127,12 @@ impl Layout {
                 Ok(file)
             })
             .await?;
-        let start = (self.clone(), file, path, range.end.saturating_sub(range.start));
+        let start = (
+            self.clone(),
+            file,
+            path,
+            range.end.saturating_sub(range.start),
+        );
         let chunks = stream::try_unfold(start, |(layout, file, path, left)| async move {
             if left == 0 {
                 return Ok(None);
@@ -158,7 +163,8 @@ impl Layout {
 fn read_chunk(mut file: File, path: &Path, left: u64) -> Result<(File, Bytes), LayoutError> {
     let size = usize::try_from(left.min(READ_BYTES)).unwrap_or(usize::MAX);
     let mut bytes = BytesMut::zeroed(size);
-    file.read_exact(&mut bytes).map_err(file_error("read", path))?;
+    file.read_exact(&mut bytes)
+        .map_err(file_error("read", path))?;
     Ok((file, bytes.freeze()))
 }
 
@@ -172,7 +178,11 @@ impl Writer {
         let path = self.path.clone();
         self.length += bytes.len() as u64;
         self.layout
-            .blocking(move || (&*file).write_all(&bytes).map_err(file_error("write", &path)))
+            .blocking(move || {
+                (&*file)
+                    .write_all(&bytes)
+                    .map_err(file_error("write", &path))
+            })
             .await
     }
 

@@ -193,8 +193,7 @@ impl Layout {
         let manifests = self.index().await?.manifests;
         let found = match reference {
             Some(reference) => manifests.iter().find(|descriptor| {
-                name_of(descriptor) == Some(reference)
-                    || descriptor.digest.to_string() == reference
+                name_of(descriptor) == Some(reference) || descriptor.digest.to_string() == reference
             }),
             None => match manifests.as_slice() {
                 [only] => Some(only),
@@ -224,9 +223,9 @@ impl Layout {
             .get_or_insert_default()
             .insert(key::REFERENCE.to_owned(), reference.to_owned());
         index.manifests.push(named);
-        index
-            .manifests
-            .sort_by(|left, right| (name_of(left), left.digest).cmp(&(name_of(right), right.digest)));
+        index.manifests.sort_by(|left, right| {
+            (name_of(left), left.digest).cmp(&(name_of(right), right.digest))
+        });
         self.write_index(&index).await
     }
 
@@ -237,13 +236,17 @@ impl Layout {
     pub async fn list_unnamed(&self, target: &Descriptor) -> Result<(), LayoutError> {
         let _guard = self.index.lock().await;
         let mut index = self.index().await?;
-        if index.manifests.iter().any(|present| present.digest == target.digest) {
+        if index
+            .manifests
+            .iter()
+            .any(|present| present.digest == target.digest)
+        {
             return Ok(());
         }
         index.manifests.push(target.clone());
-        index
-            .manifests
-            .sort_by(|left, right| (name_of(left), left.digest).cmp(&(name_of(right), right.digest)));
+        index.manifests.sort_by(|left, right| {
+            (name_of(left), left.digest).cmp(&(name_of(right), right.digest))
+        });
         self.write_index(&index).await
     }
 
@@ -327,7 +330,10 @@ async fn is_foreign(root: &Path) -> Result<bool, LayoutError> {
         .map_err(file_error("read", root))?
     {
         // What a killed `create` leaves.
-        if ![INCOMING, INDEX, "blobs"].iter().any(|name| entry.file_name() == *name) {
+        if ![INCOMING, INDEX, "blobs"]
+            .iter()
+            .any(|name| entry.file_name() == *name)
+        {
             return Ok(true);
         }
     }
@@ -386,7 +392,9 @@ fn name_of(descriptor: &Descriptor) -> Option<&str> {
 fn list(manifests: &[Descriptor]) -> String {
     let names: Vec<String> = manifests
         .iter()
-        .map(|descriptor| name_of(descriptor).map_or_else(|| descriptor.digest.to_string(), str::to_owned))
+        .map(|descriptor| {
+            name_of(descriptor).map_or_else(|| descriptor.digest.to_string(), str::to_owned)
+        })
         .collect();
     if names.is_empty() {
         "none".to_owned()

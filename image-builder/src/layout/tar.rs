@@ -55,7 +55,10 @@ impl Layout {
         Ok(bytes.boxed())
     }
 
-    async fn part(&self, part: Part) -> Result<BoxStream<'static, Result<bytes::Bytes, LayoutError>>, LayoutError> {
+    async fn part(
+        &self,
+        part: Part,
+    ) -> Result<BoxStream<'static, Result<bytes::Bytes, LayoutError>>, LayoutError> {
         match part {
             Part::Bytes(bytes) => Ok(stream::once(async move { Ok(bytes) }).boxed()),
             Part::File { path, size } => self.read_file(self.root().join(path), 0..size).await,

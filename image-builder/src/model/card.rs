@@ -84,7 +84,11 @@ pub(super) fn describe(card: &[u8], description: &mut Description) {
         return;
     };
     let own_name = front.license_name.0.first().map(String::as_str);
-    let licenses = front.license.0.iter().map(|license| spdx(license, own_name));
+    let licenses = front
+        .license
+        .0
+        .iter()
+        .map(|license| spdx(license, own_name));
     description.licenses = unique(licenses);
     let mut languages = unique(front.language.0.iter().filter_map(|tag| language(tag)));
     languages.sort();
@@ -102,7 +106,9 @@ fn front_matter(card: &[u8]) -> Option<&str> {
         Err(error) => std::str::from_utf8(card.get(..error.valid_up_to())?).ok()?,
     };
     let text = text.trim_start_matches('\u{feff}');
-    let rest = text.strip_prefix("---\n").or_else(|| text.strip_prefix("---\r\n"))?;
+    let rest = text
+        .strip_prefix("---\n")
+        .or_else(|| text.strip_prefix("---\r\n"))?;
     let mut end = 0;
     for line in rest.split_inclusive('\n') {
         if line.trim_end() == "---" {
@@ -126,7 +132,13 @@ pub(super) fn spdx(license: &str, own_name: Option<&str>) -> String {
     };
     let identifier: String = name
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') {
+                c
+            } else {
+                '-'
+            }
+        })
         .collect();
     format!("LicenseRef-{identifier}")
 }

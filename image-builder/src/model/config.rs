@@ -59,7 +59,9 @@ impl Config {
         if let Some(family) = self.model_type.as_str() {
             description.family = Some(family.to_owned());
         }
-        description.quantization = self.quantization_method().or(description.quantization.take());
+        description.quantization = self
+            .quantization_method()
+            .or(description.quantization.take());
         if description.precision.is_none() {
             description.precision = self.declared_type();
         }
@@ -71,7 +73,9 @@ impl Config {
         ]);
         description.context_length = length.or(description.context_length);
         let experts = self.field(&["num_local_experts", "num_experts", "n_routed_experts"]);
-        description.experts = experts.filter(|experts| *experts > 1).or(description.experts);
+        description.experts = experts
+            .filter(|experts| *experts > 1)
+            .or(description.experts);
         self.describe_types(&architectures, description);
     }
 
@@ -106,27 +110,42 @@ impl Config {
 
     fn architectures(&self) -> Vec<&str> {
         let names = self.architectures.as_array();
-        names.into_iter().flatten().filter_map(Value::as_str).collect()
+        names
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect()
     }
 
     /// State-space models are not transformers; everything else with layers that the hub's library loads is.
     fn architecture(&self, architectures: &[&str]) -> String {
         let family = self.model_type.as_str().unwrap_or_default();
         let recurrent = ["mamba", "rwkv"];
-        let is = |name: &str| recurrent.iter().find(|known| name.to_lowercase().starts_with(*known));
+        let is = |name: &str| {
+            recurrent
+                .iter()
+                .find(|known| name.to_lowercase().starts_with(*known))
+        };
         let known = is(family).or_else(|| architectures.iter().find_map(|name| is(name)));
         (*known.unwrap_or(&"transformer")).to_owned()
     }
 
     fn describe_types(&self, architectures: &[&str], description: &mut Description) {
-        let ends = |ends: &[&str]| architectures.iter().any(|name| ends.iter().any(|end| name.ends_with(end)));
+        let ends = |ends: &[&str]| {
+            architectures
+                .iter()
+                .any(|name| ends.iter().any(|end| name.ends_with(end)))
+        };
         let generates = ends(&["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"]);
         let embeds = !generates && ends(&["Model"]);
         if !generates && !embeds {
             return;
         }
         let mut inputs = vec!["text".to_owned()];
-        for (config, name) in [(&self.vision_config, "image"), (&self.audio_config, "audio")] {
+        for (config, name) in [
+            (&self.vision_config, "image"),
+            (&self.audio_config, "audio"),
+        ] {
             if config.is_object() {
                 inputs.push(name.to_owned());
             }
@@ -138,9 +157,10 @@ impl Config {
 
     /// The first of these numbers that is there, at the top or for the text part.
     fn field(&self, names: &[&str]) -> Option<u64> {
-        names
-            .iter()
-            .find_map(|name| self.number(name).or_else(|| self.text_config.get(*name)?.as_u64()))
+        names.iter().find_map(|name| {
+            self.number(name)
+                .or_else(|| self.text_config.get(*name)?.as_u64())
+        })
     }
 
     fn number(&self, name: &str) -> Option<u64> {

@@ -217,7 +217,10 @@ pub(super) fn describe(headers: &[Header], description: &mut Description) {
         .copied()
         .try_fold(0_u64, u64::checked_add)
         .filter(|count| *count > 0);
-    let Some(first) = headers.iter().find(|header| header.metadata.contains_key("general.architecture")) else {
+    let Some(first) = headers
+        .iter()
+        .find(|header| header.metadata.contains_key("general.architecture"))
+    else {
         return;
     };
     let number = |key: &str| match first.metadata.get(key) {
@@ -231,9 +234,10 @@ pub(super) fn describe(headers: &[Header], description: &mut Description) {
         description.experts =
             number(&format!("{family}.expert_count")).filter(|experts| *experts > 1);
     }
-    if let (Some(Value::Text(license)), true) =
-        (first.metadata.get("general.license"), description.licenses.is_empty())
-    {
+    if let (Some(Value::Text(license)), true) = (
+        first.metadata.get("general.license"),
+        description.licenses.is_empty(),
+    ) {
         description.licenses = vec![super::card::spdx(license, None)];
     }
     let common = common_type(headers);

@@ -103,7 +103,11 @@ pub fn describe(files: &[&File], contents: &Contents) -> Description {
 }
 
 fn format(files: &[&File]) -> Option<String> {
-    let has = |end: &str| files.iter().any(|file| file.path.to_lowercase().ends_with(end));
+    let has = |end: &str| {
+        files
+            .iter()
+            .any(|file| file.path.to_lowercase().ends_with(end))
+    };
     let known = [
         (".safetensors", "safetensors"),
         (".gguf", "gguf"),
@@ -123,7 +127,10 @@ fn describe_tensors(
     description: &mut Description,
 ) {
     let ends = |file: &&&File, end: &str| file.path.to_lowercase().ends_with(end);
-    let tensors: Vec<_> = files.iter().filter(|file| ends(file, ".safetensors")).collect();
+    let tensors: Vec<_> = files
+        .iter()
+        .filter(|file| ends(file, ".safetensors"))
+        .collect();
     if !tensors.is_empty() {
         let headers: Option<Vec<_>> = tensors
             .iter()

@@ -46,7 +46,9 @@ pub(super) fn count(headers: &[Header], bits: Option<u64>) -> Option<u64> {
         .flat_map(|header| &header.tensors)
         .map(|(name, tensor)| (name.as_str(), tensor))
         .collect();
-    let bits = bits.filter(|bits| (1..=32).contains(bits)).unwrap_or(DEFAULT_BITS);
+    let bits = bits
+        .filter(|bits| (1..=32).contains(bits))
+        .unwrap_or(DEFAULT_BITS);
     tensors.iter().try_fold(0_u64, |sum, (name, tensor)| {
         let elements = tensor.elements()?;
         let parameters = match role(name, tensor, &tensors) {
@@ -62,7 +64,9 @@ fn role(name: &str, tensor: &Tensor, tensors: &BTreeMap<&str, &Tensor>) -> Role 
     if AUXILIARY.iter().any(|end| name.ends_with(end)) || name.contains(".quant_state.") {
         return Role::Auxiliary;
     }
-    let packed_name = [".qweight", ".weight_packed", "_blocks"].iter().any(|end| name.ends_with(end));
+    let packed_name = [".qweight", ".weight_packed", "_blocks"]
+        .iter()
+        .any(|end| name.ends_with(end));
     match tensor.dtype.as_str() {
         "I32" | "U32" if packed_name => Role::Packed(32),
         "U8" | "I8" if packed_name => Role::Packed(8),
@@ -79,13 +83,18 @@ pub(super) fn precision(headers: &[Header]) -> Option<String> {
         let sum = bytes.entry(&tensor.dtype).or_default();
         *sum = sum.saturating_add(tensor.bytes());
     }
-    let total = bytes.values().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+    let total = bytes
+        .values()
+        .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
     let mut types: Vec<(&str, u64)> = bytes
         .into_iter()
         .filter(|(_, bytes)| *bytes > total / 100)
         .collect();
     types.sort_by(|left, right| right.1.cmp(&left.1).then(left.0.cmp(right.0)));
-    let names: Vec<String> = types.into_iter().map(|(dtype, _)| type_name(dtype)).collect();
+    let names: Vec<String> = types
+        .into_iter()
+        .map(|(dtype, _)| type_name(dtype))
+        .collect();
     (!names.is_empty()).then(|| names.join(","))
 }
 

@@ -83,7 +83,9 @@ pub fn parse(beginning: &[u8]) -> Result<Header, SafetensorsError> {
         return Err(SafetensorsError::Length(length));
     }
     let end = 8 + length;
-    let json = usize::try_from(end).ok().and_then(|end| beginning.get(8..end));
+    let json = usize::try_from(end)
+        .ok()
+        .and_then(|end| beginning.get(8..end));
     let Some(json) = json else {
         return Err(SafetensorsError::Incomplete {
             missing: end.saturating_sub(beginning.len() as u64),
@@ -100,17 +102,26 @@ pub fn parse(beginning: &[u8]) -> Result<Header, SafetensorsError> {
 #[must_use]
 pub fn size_mismatch(beginning: &[u8], size: u64) -> Option<String> {
     if size < 8 {
-        return Some(format!("it has {size} bytes, fewer than any safetensors file"));
+        return Some(format!(
+            "it has {size} bytes, fewer than any safetensors file"
+        ));
     }
     let end = header_end(beginning)?;
     if end > size {
-        return Some(format!("its header ends at byte {end}, the file at byte {size}"));
+        return Some(format!(
+            "its header ends at byte {end}, the file at byte {size}"
+        ));
     }
     match parse(beginning) {
         Ok(header) => {
-            let data = header.tensors.values().map(|tensor| tensor.data_offsets.1).max();
+            let data = header
+                .tensors
+                .values()
+                .map(|tensor| tensor.data_offsets.1)
+                .max();
             let expected = end.saturating_add(data.unwrap_or_default());
-            (expected != size).then(|| format!("its tensors end at byte {expected}, the file at byte {size}"))
+            (expected != size)
+                .then(|| format!("its tensors end at byte {expected}, the file at byte {size}"))
         }
         Err(SafetensorsError::Incomplete { .. }) => None,
         Err(error) => Some(format!("its header cannot be read: {error}")),

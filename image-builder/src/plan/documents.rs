@@ -12,9 +12,7 @@ use super::{
 };
 use crate::content::MadeBlob;
 use crate::digest::Digest;
-use crate::oci::{
-    Annotations, Descriptor, Document, Index, Manifest, Platform, media_type,
-};
+use crate::oci::{Annotations, Descriptor, Document, Index, Manifest, Platform, media_type};
 
 /// Media types of Docker's layers, which are OCI's by other names.
 const DOCKER_LAYERS: [(&str, &str); 2] = [
@@ -185,20 +183,30 @@ fn annotations(plan: &Plan) -> Annotations {
     let options = &plan.options;
     let model = &plan.description;
     let root = options.image_root();
-    let image = !matches!(options.shape, Shape::ModelPack(_));
+    let packed = !matches!(options.shape, Shape::ModelPack(_)) && options.kind != Kind::Program;
     let mut pairs = vec![
         (key::CREATED, created(options)),
         (key::SOURCE, plan.url.clone()),
         (key::REVISION, plan.revision.clone()),
         (key::VERSION, options.version.clone()),
-        (key::ROOT, (image && !root.is_empty()).then(|| root.to_owned())),
+        (
+            key::ROOT,
+            (packed && !root.is_empty()).then(|| root.to_owned()),
+        ),
     ];
     if options.kind != Kind::Program {
         let list = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
         pairs.extend([
+            (key::PRESET, options.preset.clone()),
             (key::LICENSES, model.license_expression()),
-            (key::PARAMETERS, model.parameters.map(|count| count.to_string())),
-            (key::CONTEXT_LENGTH, model.context_length.map(|length| length.to_string())),
+            (
+                key::PARAMETERS,
+                model.parameters.map(|count| count.to_string()),
+            ),
+            (
+                key::CONTEXT_LENGTH,
+                model.context_length.map(|length| length.to_string()),
+            ),
             (key::DATASETS, list(&model.datasets)),
         ]);
     }
@@ -218,25 +226,45 @@ fn adapter_annotations(plan: &Plan) -> Vec<(&'static str, Option<String>)> {
     let named = base.and_then(|base| base.name.clone());
     let targets = adapter.map(|adapter| adapter.target_modules.join(","));
     vec![
-        (key::PRESET, plan.options.preset.clone()),
-        (key::BASE_MODEL, named.or_else(|| adapter?.base_model.clone())),
+        (
+            key::BASE_MODEL,
+            named
+                .or_else(|| adapter?.base_model.clone())
+                .or_else(|| plan.description.base_models.first().cloned()),
+        ),
         (
             key::BASE_MODEL_DIGEST,
             base.and_then(|base| base.digest)
                 .or_else(|| plan.options.subject.as_ref().map(|subject| subject.digest))
                 .map(|digest| digest.to_string()),
         ),
-        (key::ADAPTER_RANK, adapter.and_then(|adapter| adapter.rank).map(|rank| rank.to_string())),
-        (key::ADAPTER_ALPHA, adapter.and_then(|adapter| adapter.alpha.clone())),
-        (key::ADAPTER_TYPE, adapter.and_then(|adapter| adapter.peft_type.clone())),
-        (key::ADAPTER_TARGETS, targets.filter(|targets| !targets.is_empty())),
+        (
+            key::ADAPTER_RANK,
+            adapter
+                .and_then(|adapter| adapter.rank)
+                .map(|rank| rank.to_string()),
+        ),
+        (
+            key::ADAPTER_ALPHA,
+            adapter.and_then(|adapter| adapter.alpha.clone()),
+        ),
+        (
+            key::ADAPTER_TYPE,
+            adapter.and_then(|adapter| adapter.peft_type.clone()),
+        ),
+        (
+            key::ADAPTER_TARGETS,
+            targets.filter(|targets| !targets.is_empty()),
+        ),
     ]
 }
 
 /// The source date as RFC 3339.
 fn created(options: &Options) -> Option<String> {
     let seconds = i64::try_from(options.source_date?).ok()?;
-    Timestamp::from_second(seconds).ok().map(|time| time.to_string())
+    Timestamp::from_second(seconds)
+        .ok()
+        .map(|time| time.to_string())
 }
 
 fn document<T: Serialize>(
@@ -267,7 +295,9 @@ pub(super) fn mounts(options: &Options) -> Result<Vec<Descriptor>, PlanError> {
 
 /// Layers of the base image, for the platform that has most.
 pub(super) fn base_layers(options: &Options) -> Result<usize, PlanError> {
-    let counts = bases(options)?.into_iter().map(|base| base.manifest.layers.len());
+    let counts = bases(options)?
+        .into_iter()
+        .map(|base| base.manifest.layers.len());
     Ok(counts.max().unwrap_or_default())
 }
 
@@ -282,19 +312,33 @@ fn bases(options: &Options) -> Result<Vec<&BasePlatform>, PlanError> {
     Ok(bases)
 }
 
-fn base_for<'a>(options: &'a Options, platform: &Platform) -> Result<Option<&'a BasePlatform>, PlanError> {
+fn base_for<'a>(
+    options: &'a Options,
+    platform: &Platform,
+) -> Result<Option<&'a BasePlatform>, PlanError> {
     let Some(base) = &options.base_image else {
         return Ok(None);
     };
-    let found = base.images.iter().find(|image| same_platform(&image.platform, platform));
+    let found = base
+        .images
+        .iter()
+        .find(|image| same_platform(&image.platform, platform));
     if found.is_some() {
         return Ok(found);
     }
-    let present: Vec<String> = base.images.iter().map(|image| platform_name(&image.platform)).collect();
+    let present: Vec<String> = base
+        .images
+        .iter()
+        .map(|image| platform_name(&image.platform))
+        .collect();
     Err(PlanError::BasePlatform {
         reference: base.reference.clone(),
         platform: platform_name(platform),
-        present: if present.is_empty() { "none".to_owned() } else { present.join(", ") },
+        present: if present.is_empty() {
+            "none".to_owned()
+        } else {
+            present.join(", ")
+        },
     })
 }
 
@@ -310,7 +354,10 @@ fn same_platform(left: &Platform, right: &Platform) -> bool {
 fn base_mentions(base: &BasePlatform) -> Vec<Descriptor> {
     let mentions = base.manifest.layers.iter().map(|layer| {
         let mut layer = layer.clone();
-        if let Some((_, name)) = DOCKER_LAYERS.iter().find(|(docker, _)| *docker == layer.media_type) {
+        if let Some((_, name)) = DOCKER_LAYERS
+            .iter()
+            .find(|(docker, _)| *docker == layer.media_type)
+        {
             layer.media_type = (*name).to_owned();
         }
         layer
@@ -322,7 +369,11 @@ fn base_mentions(base: &BasePlatform) -> Vec<Descriptor> {
 pub(super) fn platform_names(options: &Options) -> Vec<String> {
     match options.shape {
         Shape::ModelPack(_) => Vec::new(),
-        Shape::Image | Shape::Dual => options.image_platforms().iter().map(platform_name).collect(),
+        Shape::Image | Shape::Dual => options
+            .image_platforms()
+            .iter()
+            .map(platform_name)
+            .collect(),
     }
 }
 
@@ -362,7 +413,8 @@ pub(super) fn check_limits(plan: &Plan) -> Result<(), PlanError> {
         })
         .collect();
     for document in write(plan, &made)? {
-        let manifest = [media_type::MANIFEST, media_type::INDEX].contains(&document.media_type.as_str());
+        let manifest =
+            [media_type::MANIFEST, media_type::INDEX].contains(&document.media_type.as_str());
         if manifest && document.bytes.len() > MAX_MANIFEST_BYTES {
             return Err(PlanError::Manifest {
                 bytes: document.bytes.len(),

@@ -36,20 +36,44 @@ pub(crate) enum Reading {
 }
 
 const WEIGHTS: [&str; 17] = [
-    "safetensors", "gguf", "ggml", "bin", "pt", "pth", "ckpt", "onnx", "onnx_data", "h5", "msgpack", "tflite", "pb",
-    "npz", "npy", "dduf", "engine",
+    "safetensors",
+    "gguf",
+    "ggml",
+    "bin",
+    "pt",
+    "pth",
+    "ckpt",
+    "onnx",
+    "onnx_data",
+    "h5",
+    "msgpack",
+    "tflite",
+    "pb",
+    "npz",
+    "npy",
+    "dduf",
+    "engine",
 ];
 const PICKLES: [&str; 6] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle"];
-const DOCS: [&str; 9] = ["md", "pdf", "rst", "png", "jpg", "jpeg", "svg", "gif", "webp"];
-const DOC_NAMES: [&str; 6] = ["readme", "license", "licence", "notice", "use_policy", "copying"];
+const DOCS: [&str; 9] = [
+    "md", "pdf", "rst", "png", "jpg", "jpeg", "svg", "gif", "webp",
+];
+const DOC_NAMES: [&str; 6] = [
+    "readme",
+    "license",
+    "licence",
+    "notice",
+    "use_policy",
+    "copying",
+];
 const CODE: [&str; 9] = ["py", "sh", "ipynb", "rs", "go", "c", "cpp", "js", "ts"];
 const DATASETS: [&str; 4] = ["parquet", "arrow", "csv", "jsonl"];
 const CONFIGS: [&str; 11] = [
     "json", "txt", "model", "jinja", "yaml", "yml", "toml", "tiktoken", "vocab", "spm", "cfg",
 ];
 const TEXTS: [&str; 17] = [
-    "json", "txt", "jinja", "yaml", "yml", "toml", "cfg", "ini", "env", "md", "rst", "py", "sh", "ipynb", "pem", "key",
-    "jsonl",
+    "json", "txt", "jinja", "yaml", "yml", "toml", "cfg", "ini", "env", "md", "rst", "py", "sh",
+    "ipynb", "pem", "key", "jsonl",
 ];
 
 impl FileKind {

@@ -65,7 +65,9 @@ pub(super) fn write(
 fn base_config(options: &Options, base: &BasePlatform) -> Result<Map<String, Value>, PlanError> {
     let reference = || {
         let image = options.base_image.as_ref();
-        image.map(|image| image.reference.clone()).unwrap_or_default()
+        image
+            .map(|image| image.reference.clone())
+            .unwrap_or_default()
     };
     let refused = |reason: String| PlanError::BaseConfig {
         reference: reference(),

@@ -20,7 +20,7 @@ pub const FILE_PATH: &str = "org.cncf.model.filepath";
 pub const FILE_METADATA: &str = "org.cncf.model.file.metadata+json";
 /// ModelPack: whether a layer's kind was guessed.
 pub const UNTESTED: &str = "org.cncf.model.file.mediatype.untested";
-/// KAITO: name of the preset of an adapter's base model.
+/// KAITO: name of the model's preset, for an adapter of its base model's.
 pub const PRESET: &str = "sh.kaito.model.name";
 /// Where files are in the image's file system, without `/` at the ends; absent where they are at the root.
 pub const ROOT: &str = "kaito.sh/root";

@@ -65,10 +65,7 @@ pub(crate) fn arrange(
     options: &Options,
 ) -> Result<Vec<Draft>, PlanError> {
     if options.shape == Shape::ModelPack(LayerForm::Raw) {
-        return files
-            .iter()
-            .map(|file| raw_layer(file, contents))
-            .collect();
+        return files.iter().map(|file| raw_layer(file, contents)).collect();
     }
     groups(files, options)?
         .iter()
@@ -94,7 +91,10 @@ fn groups<'a>(files: &[&'a File], options: &Options) -> Result<Vec<Group<'a>>, P
         .partition(|file| file.size < options.small_file_bytes);
     let mut by_kind: BTreeMap<FileKind, Vec<&File>> = BTreeMap::new();
     for file in small {
-        by_kind.entry(FileKind::of(&file.path).0).or_default().push(file);
+        by_kind
+            .entry(FileKind::of(&file.path).0)
+            .or_default()
+            .push(file);
     }
     let mut groups: Vec<Group<'a>> = by_kind
         .into_iter()
@@ -103,7 +103,10 @@ fn groups<'a>(files: &[&'a File], options: &Options) -> Result<Vec<Group<'a>>, P
     let share = files_per_layer(large.len(), groups.len(), options)?;
     let mut large_by_kind: BTreeMap<FileKind, Vec<&File>> = BTreeMap::new();
     for file in large {
-        large_by_kind.entry(FileKind::of(&file.path).0).or_default().push(file);
+        large_by_kind
+            .entry(FileKind::of(&file.path).0)
+            .or_default()
+            .push(file);
     }
     for (kind, files) in large_by_kind {
         groups.extend(files.chunks(share).map(|files| Group {
@@ -116,7 +119,11 @@ fn groups<'a>(files: &[&'a File], options: &Options) -> Result<Vec<Group<'a>>, P
 }
 
 /// How many large files go into a layer, so that an image can be mounted. Artifacts have no such limit.
-fn files_per_layer(large: usize, small_layers: usize, options: &Options) -> Result<usize, PlanError> {
+fn files_per_layer(
+    large: usize,
+    small_layers: usize,
+    options: &Options,
+) -> Result<usize, PlanError> {
     if matches!(options.shape, Shape::ModelPack(_)) {
         return Ok(1);
     }
@@ -162,7 +169,11 @@ fn raw_layer(file: &File, contents: &Contents) -> Result<Draft, PlanError> {
     })
 }
 
-fn tar_layer(group: &Group<'_>, contents: &Contents, options: &Options) -> Result<Draft, PlanError> {
+fn tar_layer(
+    group: &Group<'_>,
+    contents: &Contents,
+    options: &Options,
+) -> Result<Draft, PlanError> {
     let artifact = matches!(options.shape, Shape::ModelPack(_));
     let root = if artifact { "" } else { options.image_root() };
     let entries: Vec<Entry> = group
@@ -279,7 +290,9 @@ fn encoding_of(group: &Group<'_>, options: &Options) -> Encoding {
         (Compression::None, _) => Encoding::Plain,
         (Compression::Zstd, _) => Encoding::Zstd,
         (Compression::Gzip, _) => Encoding::Gzip,
-        (Compression::Auto(sample), FileKind::Weight) if !sample.is_some_and(pays) => Encoding::Plain,
+        (Compression::Auto(sample), FileKind::Weight) if !sample.is_some_and(pays) => {
+            Encoding::Plain
+        }
         (Compression::Auto(_), _) => Encoding::Zstd,
     }
 }
@@ -350,4 +363,3 @@ impl Plan {
             .collect()
     }
 }
-

@@ -169,7 +169,10 @@ mod tests {
     #[test]
     fn names_come_from_the_end_of_an_address() {
         assert_eq!(name_in("https://hub/org/model"), Some("model".to_owned()));
-        assert_eq!(name_in("https://hub/org/model/?x=1"), Some("model".to_owned()));
+        assert_eq!(
+            name_in("https://hub/org/model/?x=1"),
+            Some("model".to_owned())
+        );
         assert_eq!(name_in("https://hub"), None);
         assert_eq!(name_in("https://hub/"), None);
     }

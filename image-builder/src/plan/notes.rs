@@ -14,7 +14,8 @@ pub(super) fn write(plan: &Plan, files: &[&File]) -> Vec<String> {
     notes.extend(shared_layers(plan, files));
     notes.extend(duplicates(plan));
     notes.extend(large_layers(plan));
-    if options.shape == Shape::ModelPack(LayerForm::Raw) && options.compression != Compression::None {
+    if options.shape == Shape::ModelPack(LayerForm::Raw) && options.compression != Compression::None
+    {
         notes.push("Raw layers are files as they are: nothing is compressed.".to_owned());
     }
     notes.extend(base_note(options));
@@ -51,7 +52,10 @@ fn shared_layers(plan: &Plan, files: &[&File]) -> Option<String> {
             .iter()
             .any(|file| file.path == *path && file.size >= plan.options.small_file_bytes)
     };
-    let shared = plan.layers.iter().filter(|layer| layer.files.iter().filter(|path| large(path)).count() > 1);
+    let shared = plan
+        .layers
+        .iter()
+        .filter(|layer| layer.files.iter().filter(|path| large(path)).count() > 1);
     let most = shared.map(|layer| layer.files.len()).max()?;
     Some(format!(
         "Up to {most} large files share a layer, so that the image stays within {} layers.",
@@ -61,11 +65,16 @@ fn shared_layers(plan: &Plan, files: &[&File]) -> Option<String> {
 
 fn duplicates(plan: &Plan) -> Option<String> {
     let saved = plan.layers.len() - plan.blobs.len();
-    (saved > 0).then(|| format!("{saved} layers have the content of another: each content is pushed once."))
+    (saved > 0).then(|| {
+        format!("{saved} layers have the content of another: each content is pushed once.")
+    })
 }
 
 fn large_layers(plan: &Plan) -> Option<String> {
-    let large = plan.blobs.iter().filter(|blob| blob.content_size() > LARGE_LAYER_BYTES);
+    let large = plan
+        .blobs
+        .iter()
+        .filter(|blob| blob.content_size() > LARGE_LAYER_BYTES);
     let largest = large.map(Blob::content_size).max()?;
     Some(format!(
         "The largest layer has {} GB; GHCR and Docker Hub are known to refuse layers above 10 GB.",

@@ -154,7 +154,7 @@ pub struct Options {
     pub base_model: Option<BaseModel>,
     /// The manifest that the result refers to: its registry then lists the result as a referrer.
     pub subject: Option<Descriptor>,
-    /// KAITO's name of the base model's preset, kept for its tools.
+    /// KAITO's name of the model's preset, for an adapter of its base model's: kept for KAITO's tools.
     pub preset: Option<String>,
     /// The model's name; unset: derived from the source's address.
     pub name: Option<String>,

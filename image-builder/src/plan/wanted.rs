@@ -24,6 +24,9 @@ const MAX_INDEX_BYTES: u64 = 32 * 1024 * 1024;
 /// Bytes of all texts that are asked for at most, besides those that describe the model.
 const MAX_TEXTS_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Texts that describe the model: read whatever else there is.
+const DESCRIPTIONS: [&str; 3] = ["README.md", "adapter_config.json", "config.json"];
+
 /// Beginnings of files, as far as they were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
@@ -90,7 +93,9 @@ pub fn wanted(tree: &Tree, contents: &Contents, options: &Options) -> Vec<(Strin
 
 /// Up to where a file is wanted.
 fn wanted_end(file: &File, contents: &Contents, texts: &mut u64) -> Option<u64> {
-    let beginning = contents.beginning(&file.path).map_or(&[][..], |bytes| bytes);
+    let beginning = contents
+        .beginning(&file.path)
+        .map_or(&[][..], |bytes| bytes);
     match files::reading(&file.path) {
         files::Reading::Safetensors => Some(match safetensors::header_end(beginning) {
             Some(end) if end <= MAX_HEADER_BYTES => end.max(FIRST_BYTES),
@@ -101,7 +106,8 @@ fn wanted_end(file: &File, contents: &Contents, texts: &mut u64) -> Option<u64> 
         files::Reading::Index => (file.size <= MAX_INDEX_BYTES).then_some(file.size),
         files::Reading::Text => {
             let taken = *texts + file.size;
-            if file.size > MAX_TEXT_BYTES || taken > MAX_TEXTS_BYTES {
+            let describes = DESCRIPTIONS.contains(&file.path.as_str());
+            if file.size > MAX_TEXT_BYTES || (taken > MAX_TEXTS_BYTES && !describes) {
                 return None;
             }
             *texts = taken;

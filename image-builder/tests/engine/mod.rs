@@ -1,6 +1,6 @@
 //! Models on disk, a registry in memory, and an ear for events: what the tests of push, pull and registry share.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
 use std::ops::Range;
 use std::path::Path;
