@@ -58,9 +58,10 @@ pub async fn run(environment: Environment) -> Exit {
         warnings: cluster::Warnings::default(),
         program,
     };
+    let ends_itself = cli.command.handles_signals();
     let result = tokio::select! {
         result = commands::run(cli.command, &context) => result,
-        signal = termination() => Err(Failure::interrupted(signal)),
+        signal = termination(), if !ends_itself => Err(Failure::interrupted(signal)),
     };
     let result = result.and_then(|exit| context.printer.flush().map(|()| exit));
     let exit = match result {

@@ -12,6 +12,8 @@ pub const TESTBED: &str = "kaito-testbed";
 pub const SCHEDULER: &str = "kaito-scheduler";
 /// The kubectl plugin.
 pub const PLUGIN: &str = "kubectl-kaito";
+/// The builder of images.
+pub const IMAGE_BUILDER: &str = "image-builder";
 
 /// Variable that names the folder of the programs, for binaries that were built elsewhere.
 pub const VARIABLE: &str = "KAITO_BIN_DIR";

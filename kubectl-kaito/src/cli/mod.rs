@@ -205,6 +205,7 @@ mod tests {
                 "wait" => &["phi", "--for=ready"],
                 "status" | "why" | "logs" | "delete" | "chat" => &["phi"],
                 "apply" => &["-f", "x"],
+                "build-image" => &["dir"],
                 _ => &[],
             };
             let words = [

@@ -4,6 +4,7 @@
 //! [`Exit`]; it never ends the process.
 
 pub mod apply;
+pub mod build_image;
 pub mod chat;
 pub mod delete;
 pub mod get;
@@ -28,6 +29,8 @@ use crate::error::{Exit, Failure};
 pub enum Command {
     /// Create or change Workspaces (and other objects) from files; checks them offline first
     Apply(apply::Args),
+    /// Package model weights or an adapter as an image, and push it
+    BuildImage(Box<build_image::Args>),
     /// List Workspaces
     #[command(visible_alias = "list")]
     Get(get::Args),
@@ -57,6 +60,14 @@ pub enum Command {
     Options(options::Args),
 }
 
+impl Command {
+    /// Whether the command ends itself at Ctrl-C and SIGTERM, because it has something to say then.
+    #[must_use]
+    pub const fn handles_signals(&self) -> bool {
+        matches!(self, Self::BuildImage(_))
+    }
+}
+
 /// Runs a command.
 ///
 /// # Errors
@@ -64,6 +75,7 @@ pub enum Command {
 pub async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
     match command {
         Command::Apply(args) => Box::pin(apply::run(&args, context)).await,
+        Command::BuildImage(args) => Box::pin(build_image::run(&args, context)).await,
         Command::Get(args) => Box::pin(get::run(&args, context)).await,
         Command::Wait(args) => Box::pin(wait::run(&args, context)).await,
         Command::Delete(args) => Box::pin(delete::run(&args, context)).await,

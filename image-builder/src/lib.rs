@@ -1,0 +1,23 @@
+//! Model weights and adapters as OCI images: plan, hash, push, pull, verify.
+//!
+//! Data flows one way. A [`source`] lists files; `plan` turns the list into blobs and manifests without reading a weight;
+//! the push engine reads each byte once, hashes it while it is sent and verifies what arrived; the pull engine goes the
+//! other way. Pure modules ([`digest`], [`oci`], [`content`], `model`, `plan`) do no I/O; only `source`, `registry` and
+//! `layout` do; only `command` prints.
+
+pub mod archive;
+pub mod attest;
+pub mod cache;
+pub mod command;
+pub mod content;
+pub mod digest;
+pub mod findings;
+pub mod layout;
+pub mod model;
+pub mod oci;
+pub mod plan;
+pub mod progress;
+pub mod pull;
+pub mod push;
+pub mod registry;
+pub mod source;

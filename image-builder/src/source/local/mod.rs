@@ -1,0 +1,134 @@
+//! Files of this machine: a directory, one file, or a snapshot of the hub's cache. Reads only; writes nothing.
+//!
+//! Symbolic links are followed where they end below the root (for the hub's cache: below the repository's folder), so
+//! that a linked tree packages like a copied one; any other link is refused.
+
+mod platform;
+mod read;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use super::select::Selection;
+use super::{ByteStream, FileIdentity, Source, SourceError, Tree};
+use read::BufferPool;
+
+/// A listed file: where it really is, and which version of it was listed.
+#[derive(Clone, Debug)]
+struct Entry {
+    place: PathBuf,
+    identity: FileIdentity,
+}
+
+/// The listed files by their relative paths.
+type Entries = BTreeMap<String, Entry>;
+
+/// A directory or a file as a source.
+pub struct LocalSource {
+    root: PathBuf,
+    selection: Selection,
+    entries: RwLock<Arc<Entries>>,
+    buffers: Arc<BufferPool>,
+}
+
+impl LocalSource {
+    /// The directory or file at `path`; nothing is read before [`Source::list`].
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            root: path.into(),
+            selection: Selection::everything(),
+            entries: RwLock::default(),
+            buffers: Arc::default(),
+        }
+    }
+
+    /// Only what `selection` takes; what it leaves out need not even be fit for packaging.
+    #[must_use]
+    pub fn selecting(mut self, selection: Selection) -> Self {
+        self.selection = selection;
+        self
+    }
+
+    fn entry(&self, path: &str) -> Option<Entry> {
+        let entries = self
+            .entries
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        entries.get(path).cloned()
+    }
+}
+
+impl Source for LocalSource {
+    fn list(&self) -> BoxFuture<'_, Result<Tree, SourceError>> {
+        async move {
+            let (root, selection) = (self.root.clone(), self.selection.clone());
+            let walked = blocking(&self.root, move || walk::walk(&root, selection)).await?;
+            *self.entries.write().unwrap_or_else(PoisonError::into_inner) =
+                Arc::new(walked.entries);
+            Ok(walked.tree)
+        }
+        .boxed()
+    }
+
+    fn read(
+        &self,
+        path: &str,
+        range: Range<u64>,
+    ) -> BoxFuture<'_, Result<ByteStream, SourceError>> {
+        let path = path.to_owned();
+        async move {
+            let entry = self
+                .entry(&path)
+                .ok_or_else(|| not_listed(&self.root, &path))?;
+            let buffers = self.buffers.clone();
+            let opened = blocking(&self.root, move || {
+                read::OpenFile::open(path, &entry, buffers)
+            })
+            .await?;
+            Ok(read::stream(Arc::new(opened), range))
+        }
+        .boxed()
+    }
+
+    fn identity(&self, path: &str) -> Option<FileIdentity> {
+        self.entry(path).map(|entry| entry.identity)
+    }
+
+    fn local_path(&self, path: &str) -> Option<PathBuf> {
+        self.entry(path).map(|entry| entry.place)
+    }
+}
+
+fn not_listed(root: &Path, path: &str) -> SourceError {
+    SourceError::File {
+        action: "find",
+        path: root.join(path).display().to_string(),
+        cause: std::io::ErrorKind::NotFound.into(),
+    }
+}
+
+/// Runs blocking work; `path` names it should the runtime be gone.
+async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(SourceError::File {
+            action: "read",
+            path: path.display().to_string(),
+            cause: std::io::Error::other(error),
+        }),
+    }
+}
