@@ -12,4 +12,5 @@ pub mod estimate;
 pub mod explain;
 pub mod plan;
 pub mod planner;
+pub mod purchasing;
 pub mod snapshot;
