@@ -4,6 +4,7 @@
 //! the planner's bookkeeping cannot hide here too. It judges plans and never mends them. Used by tests, and open to
 //! whoever wants to look at a plan before acting on it.
 
+mod evictions;
 mod gangs;
 mod ground;
 mod money;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 
 use crate::plan::{Place, Plan};
 use crate::snapshot::{Demand, Node, Snapshot};
+pub use evictions::check_evictions;
 use ground::Ground;
 
 /// One thing that is wrong with a plan.
@@ -89,6 +91,14 @@ pub enum Violation {
         /// The claim.
         claim: String,
         /// What is wrong with it.
+        what: &'static str,
+    },
+    /// Somebody is evicted or moved who should not be, or to where it should not.
+    #[error("eviction of or for {who}: {what}")]
+    BadEviction {
+        /// Workload, pod, node, budget or beneficiary.
+        who: String,
+        /// What is wrong.
         what: &'static str,
     },
     /// A blocker that is not true.

@@ -9,7 +9,9 @@
 
 pub mod check;
 pub mod estimate;
+pub mod eviction;
 pub mod explain;
+pub mod packing;
 pub mod plan;
 pub mod planner;
 pub mod purchasing;

@@ -104,7 +104,9 @@ pub(crate) fn mixed(pods: u64, types: u64, seed: u64) -> Problem {
         let single = |kind| Lot { kind, ..*lot };
         match at % 5 {
             0 => problem.lots.push(single(lot.kind)),
-            1 => problem.lots.push(single(lot.kind + basic * (1 + at / 5 % 3))),
+            1 => problem
+                .lots
+                .push(single(lot.kind + basic * (1 + at / 5 % 3))),
             2 => apart[lot.kind][0] += 1,
             3 => problem.lots.push(single(lot.kind + basic)),
             _ => apart[lot.kind][1] += 1,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Facts, Violation};
 use crate::plan::{Blocker, Place, PlannedNode};
-use crate::snapshot::{Demand, InstanceType, Node, Purchase};
+use crate::snapshot::{Demand, InstanceType, Node, Purchase, Snapshot};
 
 /// Every purchase has its own name, a buyer who may buy it, and Workspaces that use it.
 pub(super) fn purchases(facts: &Facts<'_>) -> Vec<Violation> {
@@ -39,8 +39,7 @@ fn wrong_buyer(facts: &Facts<'_>, purchase: &PlannedNode) -> Option<&'static str
     let Some(buyer) = facts.demands.get(purchase.buyer.as_str()) else {
         return Some("the buyer does not exist");
     };
-    let mut catalogue = facts.snapshot.catalogue.iter();
-    let Some(bought) = catalogue.find(|one| one.name == purchase.instance_type) else {
+    let Some(bought) = sold(facts.snapshot, purchase) else {
         return Some("the catalogue has no such type");
     };
     let now_seconds = facts.snapshot.now_seconds;
@@ -54,6 +53,15 @@ fn wrong_buyer(facts: &Facts<'_>, purchase: &PlannedNode) -> Option<&'static str
     } else {
         not_allowed(buyer, bought)
     }
+}
+
+/// The line of the price list that a purchase is made from.
+pub(super) fn sold<'a>(snapshot: &'a Snapshot, purchase: &PlannedNode) -> Option<&'a InstanceType> {
+    snapshot.catalogue.iter().find(|one| {
+        one.name == purchase.instance_type
+            && one.zone == purchase.zone
+            && one.capacity_type == purchase.capacity_type
+    })
 }
 
 fn not_allowed(buyer: &Demand, bought: &InstanceType) -> Option<&'static str> {

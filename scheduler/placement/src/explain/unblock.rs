@@ -107,7 +107,8 @@ fn change_of(obstacle: &Obstacle<'_>) -> Option<Change> {
         | Obstacle::Spread
         | Obstacle::TooSmall(..)
         | Obstacle::GpuMemoryUnknown(_)
-        | Obstacle::Unpriced => None,
+        | Obstacle::Unpriced
+        | Obstacle::Spot => None,
     }
 }
 

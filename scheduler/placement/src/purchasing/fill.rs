@@ -10,6 +10,8 @@ use super::market::{Bin, Item, Pattern, room, take};
 const ROUNDS: usize = 3;
 /// How often a filling may be improved by giving up one pod.
 const TRADES: usize = 3;
+/// A filling that is worth this share of what would be wanted may get there by trading.
+const NEAR: f64 = 0.97;
 /// Least weight of a resource that is in no way scarce: enough to break ties towards pods that need less of it.
 const FAINT: f64 = 0.02;
 
@@ -22,12 +24,13 @@ pub(super) struct Filling {
     pub(super) value: f64,
 }
 
-/// Fills the machine at position `bin` with pods of the given values (by group), at most `left` of each.
+/// Fills the machine at position `bin` with pods of the given values (by group), at most `left` of each. Only what comes
+/// near `promising` is worth the trouble of improving.
 pub(super) fn fill(
     position: usize,
     bin: &Bin,
-    values: &[f64],
-    left: &[u64],
+    (values, left): (&[f64], &[u64]),
+    promising: f64,
     budget: &mut Budget,
 ) -> Option<Filling> {
     let menu = worthwhile(bin, values, left);
@@ -48,7 +51,7 @@ pub(super) fn fill(
         }
     }
     let (mut value, mut counts) = best?;
-    if menu.len() > 1 {
+    if menu.len() > 1 && value >= promising * NEAR {
         rank(&menu, &weights, &mut order);
         trade(bin, &menu, &order, (&mut value, &mut counts), budget);
     }
@@ -81,7 +84,11 @@ fn worthwhile<'b>(bin: &'b Bin, values: &[f64], left: &[u64]) -> Vec<Dish<'b>> {
         .iter()
         .filter_map(|item| {
             let value = values.get(item.group).copied().unwrap_or_default();
-            let most = left.get(item.group).copied().unwrap_or_default().min(item.most);
+            let most = left
+                .get(item.group)
+                .copied()
+                .unwrap_or_default()
+                .min(item.most);
             (value > 0.0 && most > 0).then_some(Dish { item, value, most })
         })
         .collect()

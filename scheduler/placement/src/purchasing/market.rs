@@ -214,7 +214,9 @@ fn bin(problem: &Problem, groups: &[Group], offer: usize) -> Option<Bin> {
         .enumerate()
         .filter(|(_, group)| group.suits.get(offer).copied().unwrap_or_default())
         .filter_map(|(position, group)| {
-            let most = room(&capacity, &group.need).min(group.most).min(group.count);
+            let most = room(&capacity, &group.need)
+                .min(group.most)
+                .min(group.count);
             let mut share = [0.0; 5];
             for ((share, need), has) in share.iter_mut().zip(group.need).zip(capacity) {
                 *share = need as f64 / (has.max(1)) as f64;
@@ -240,7 +242,11 @@ fn undominated(bins: Vec<Bin>) -> Vec<Bin> {
     let mut kept: Vec<Bin> = Vec::new();
     for bin in bins {
         let beaten = kept.iter().any(|better| {
-            let holds = better.capacity.iter().zip(bin.capacity).all(|(a, b)| *a >= b);
+            let holds = better
+                .capacity
+                .iter()
+                .zip(bin.capacity)
+                .all(|(a, b)| *a >= b);
             holds && serves_all(better, &bin)
         });
         if !beaten {

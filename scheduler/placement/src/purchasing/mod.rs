@@ -130,6 +130,7 @@ pub fn solve(problem: &Problem, steps: u64) -> Option<Solution> {
     let (first, values) = round::greedy_and_values(&market, &mut budget);
     let mut best = first;
     if !budget.is_beyond(60)
+        && best.len() > 1
         && let Some(rounded) = round::dive(&market, &mut budget)
         && market.cost(&rounded.nodes) < market.cost(&best)
     {

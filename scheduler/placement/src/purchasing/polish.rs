@@ -7,7 +7,9 @@ use super::market::{Market, Pattern, room, take};
 use super::round;
 
 /// Attempts without gain after which the search ends.
-const PATIENCE: u32 = 400;
+const PATIENCE: u32 = 100;
+/// The search ends when the machines cost no more than this times what the relaxation says that the pods are worth.
+const GOOD_ENOUGH: f64 = 1.003;
 /// Above this many machines only the cheap steps are tried.
 const MOST_MACHINES: usize = 4_000;
 
@@ -26,7 +28,15 @@ pub(super) fn polish(
     let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
     let mut failures = 0_u32;
     sort_by_waste(market, values, nodes);
+    let worth: f64 = values
+        .iter()
+        .zip(market.counts())
+        .map(|(value, count)| value * count as f64)
+        .sum();
     while failures < PATIENCE && nodes.len() > 1 {
+        if market.cost(nodes) as f64 <= worth * GOOD_ENOUGH {
+            break;
+        }
         if budget.is_beyond(100) {
             return false;
         }
@@ -46,7 +56,9 @@ fn shrink(market: &Market, nodes: &mut [Pattern], budget: &mut Budget) {
     for node in nodes {
         let bin = known.get(node).copied().unwrap_or_else(|| {
             let cheapest = market.bins.iter().take(node.bin);
-            let found = cheapest.enumerate().find(|(_, bin)| market.holds(bin, &node.counts));
+            let found = cheapest
+                .enumerate()
+                .find(|(_, bin)| market.holds(bin, &node.counts));
             budget.spend(node.bin as u64);
             let bin = found.map_or(node.bin, |(position, _)| position);
             known.insert(node.clone(), bin);
@@ -73,7 +85,11 @@ fn without(market: &Market, nodes: &[Pattern], at: usize) -> Option<Vec<Pattern>
     let mut changed: BTreeMap<usize, Pattern> = BTreeMap::new();
     for (group, count) in &gone.counts {
         let mut left = *count;
-        for (position, node) in nodes.iter().enumerate().filter(|(position, _)| *position != at) {
+        for (position, node) in nodes
+            .iter()
+            .enumerate()
+            .filter(|(position, _)| *position != at)
+        {
             if left == 0 {
                 break;
             }
@@ -87,7 +103,10 @@ fn without(market: &Market, nodes: &[Pattern], at: usize) -> Option<Vec<Pattern>
             return None;
         }
     }
-    let rest = nodes.iter().enumerate().filter(|(position, _)| *position != at);
+    let rest = nodes
+        .iter()
+        .enumerate()
+        .filter(|(position, _)| *position != at);
     Some(
         rest.map(|(position, node)| changed.get(&position).unwrap_or(node).clone())
             .collect(),

@@ -88,11 +88,16 @@ fn best_filling(
 ) -> Option<Filling> {
     let mut best: Option<(f64, Filling)> = None;
     for (position, bin) in market.bins.iter().enumerate() {
-        let Some(filling) = fill::fill(position, bin, values, left, budget) else {
+        let promising = best
+            .as_ref()
+            .map_or(0.0, |(most, _)| most * bin.price as f64);
+        let Some(filling) = fill::fill(position, bin, (values, left), promising, budget) else {
             continue;
         };
         let ratio = filling.value / (bin.price.max(1)) as f64;
-        let better = best.as_ref().is_none_or(|(most, _)| ratio > most * (1.0 + 1e-9));
+        let better = best
+            .as_ref()
+            .is_none_or(|(most, _)| ratio > most * (1.0 + 1e-9));
         if better {
             best = Some((ratio, filling));
         }
@@ -161,7 +166,8 @@ fn price_anew(
     }
     let mut found = false;
     for (position, bin) in market.bins.iter().enumerate() {
-        if let Some(filling) = fill::fill(position, bin, values, &counts, budget)
+        if let Some(filling) =
+            fill::fill(position, bin, (values, &counts), bin.price as f64, budget)
             && filling.value > bin.price as f64 * GAIN
         {
             found |= pool.insert(filling.pattern);
@@ -253,7 +259,12 @@ fn buy(market: &Market, pattern: &Pattern, left: &mut [u64], nodes: &mut Vec<Pat
     if counts.is_empty() {
         return false;
     }
-    let fits = |bin: &&usize| market.bins.get(**bin).is_some_and(|bin| market.holds(bin, &counts));
+    let fits = |bin: &&usize| {
+        market
+            .bins
+            .get(**bin)
+            .is_some_and(|bin| market.holds(bin, &counts))
+    };
     // Bins are ordered by price: the first that holds it is the cheapest.
     let candidates: Vec<usize> = (0..=pattern.bin).collect();
     let bin = candidates.iter().find(fits).copied().unwrap_or(pattern.bin);

@@ -28,7 +28,8 @@ impl Master {
     /// Starts from patterns that hold one group alone: `singles` by group, covering `left`.
     pub(super) fn new(market: &Market, singles: &[Pattern], left: &[u64]) -> Self {
         let size = singles.len();
-        let per_node = |pattern: &Pattern| pattern.counts.first().map_or(1, |(_, count)| *count) as f64;
+        let per_node =
+            |pattern: &Pattern| pattern.counts.first().map_or(1, |(_, count)| *count) as f64;
         Self {
             columns: singles.iter().cloned().map(Column::Pattern).collect(),
             costs: singles
@@ -138,7 +139,11 @@ impl Master {
         let Some(pivot) = direction.get(row).copied() else {
             return false;
         };
-        let mut pivotal = self.inverse.get_mut(row).map(std::mem::take).unwrap_or_default();
+        let mut pivotal = self
+            .inverse
+            .get_mut(row)
+            .map(std::mem::take)
+            .unwrap_or_default();
         for cell in &mut pivotal {
             *cell /= pivot;
         }
