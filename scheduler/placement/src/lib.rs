@@ -15,4 +15,5 @@ pub mod packing;
 pub mod plan;
 pub mod planner;
 pub mod purchasing;
+pub mod replay;
 pub mod snapshot;

@@ -238,14 +238,22 @@ pub(super) fn commitments(facts: &Facts<'_>) -> Vec<Violation> {
 /// Capacity only shrinks while demands are served, so what is left at the end was there at its turn. Nodes bought by
 /// demands after it are not counted: they were not.
 pub(super) fn missed_places(facts: &Facts<'_>) -> Vec<Violation> {
-    facts
-        .plan
-        .waiting
+    let all = promised(facts.placed.iter());
+    let open: Vec<_> = facts
+        .grounds
         .iter()
+        .filter_map(|(place, ground)| match place {
+            Place::Node { name } => Some((name, ground, all.get(place))),
+            Place::Purchase { .. } => None,
+        })
+        .collect();
+    let waiting = facts.plan.waiting.iter();
+    waiting
         .filter_map(|waiting| {
             let demand = *facts.demands.get(waiting.demand.as_str())?;
             let launching = matches!(waiting.blocker, Blocker::NodesLaunching { .. });
-            let missed = room_left(facts, demand, launching) >= demand.members.len() as u128;
+            let wanted = demand.members.len() as u128;
+            let missed = room_left(facts, &open, demand, launching, wanted) >= wanted;
             missed.then(|| Violation::PlaceMissed {
                 demand: demand.name.clone(),
             })
@@ -253,20 +261,33 @@ pub(super) fn missed_places(facts: &Facts<'_>) -> Vec<Violation> {
         .collect()
 }
 
-fn room_left(facts: &Facts<'_>, demand: &Demand, only_available: bool) -> u128 {
-    let others = facts.placed.iter().filter(|one| one.demand != demand);
-    let promised = promised(others);
+/// Name, node, and what is promised there.
+type Open<'f> = (&'f String, &'f Ground<'f>, Option<&'f Amounts>);
+
+/// Room for members of `demand`; counting stops at `enough`.
+fn room_left(
+    facts: &Facts<'_>,
+    open: &[Open<'_>],
+    demand: &Demand,
+    only_available: bool,
+    enough: u128,
+) -> u128 {
+    let own = promised(facts.placed_of(&demand.name));
     let mut total = 0_u128;
-    for (place, ground) in &facts.grounds {
-        let Place::Node { name } = place else {
-            continue;
-        };
+    for (name, ground, promised) in open {
         let usable = ground.available || (ground.expected && !only_available);
         let spread_out = demand.constraints.spread && demand.placed_on.contains(name);
-        if !usable || spread_out || broken_constraint(ground, demand).is_some() {
+        if !usable || spread_out || total >= enough {
             continue;
         }
-        let room = room_on(ground, promised.get(place), demand);
+        let place = Place::Node {
+            name: (*name).clone(),
+        };
+        let by_others = without(*promised, own.get(&place));
+        let room = room_on(ground, &by_others, demand);
+        if room == 0 || broken_constraint(ground, demand).is_some() {
+            continue;
+        }
         let most = if demand.constraints.spread {
             1
         } else {
@@ -277,9 +298,18 @@ fn room_left(facts: &Facts<'_>, demand: &Demand, only_available: bool) -> u128 {
     total
 }
 
-fn room_on(ground: &Ground<'_>, promised: Option<&Amounts>, demand: &Demand) -> u128 {
-    let nothing = amounts(&Resources::default());
-    let promised = promised.unwrap_or(&nothing).iter();
+/// What others than the demand itself were promised.
+fn without(all: Option<&Amounts>, own: Option<&Amounts>) -> Amounts {
+    let mut left = all.copied().unwrap_or(amounts(&Resources::default()));
+    if let Some(own) = own {
+        for (left, own) in left.iter_mut().zip(own) {
+            left.1 -= own.1;
+        }
+    }
+    left
+}
+
+fn room_on(ground: &Ground<'_>, promised: &Amounts, demand: &Demand) -> u128 {
     let mut room = u128::MAX;
     for (((has, used), promised), each) in amounts(&ground.allocatable)
         .into_iter()

@@ -83,15 +83,12 @@ fn wrong_users(facts: &Facts<'_>, purchase: &PlannedNode) -> Option<&'static str
         buyer_uid: purchase.buyer_uid.clone(),
         ordinal: purchase.ordinal,
     };
-    let holds = facts.plan.holds.iter();
-    let holders: BTreeSet<_> = holds
-        .filter(|hold| hold.place == place && hold.members > 0)
-        .map(|hold| &hold.demand)
-        .collect();
+    let nobody = BTreeSet::new();
+    let holders = facts.holders.get(&place).unwrap_or(&nobody);
     let users: BTreeSet<_> = purchase.for_demands.iter().collect();
     if holders.is_empty() {
         Some("nobody holds a place on it")
-    } else if holders != users || users.len() != purchase.for_demands.len() {
+    } else if *holders != users || users.len() != purchase.for_demands.len() {
         Some("it is not for those who hold places on it")
     } else {
         None

@@ -127,14 +127,15 @@ impl Budget {
 pub fn solve(problem: &Problem, steps: u64) -> Option<Solution> {
     let market = Market::new(problem)?;
     let mut budget = Budget::new(steps);
-    let (first, values) = round::greedy_and_values(&market, &mut budget);
-    let mut best = first;
-    if !budget.is_beyond(60)
-        && best.len() > 1
-        && let Some(rounded) = round::dive(&market, &mut budget)
-        && market.cost(&rounded.nodes) < market.cost(&best)
-    {
-        best = rounded.nodes;
+    let mut best = round::apart(&market);
+    let relaxed = round::relaxed(&market, &mut budget);
+    let values = relaxed.values.clone();
+    let dived = round::dive(&market, relaxed, &mut budget);
+    let greedy = round::greedy(&market, &values, market.counts(), &mut budget);
+    for other in [dived, greedy] {
+        if market.cost(&other) < market.cost(&best) {
+            best = other;
+        }
     }
     let complete = polish::polish(&market, &values, &mut best, &mut budget);
     Some(Solution {

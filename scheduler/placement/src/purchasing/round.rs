@@ -13,30 +13,47 @@ const MOST_GROUPS: usize = 640;
 const MOST_EXCHANGES: usize = 4_000;
 /// A pattern comes in if it is worth this much more than it costs; less is noise.
 const GAIN: f64 = 1.0 + 1e-6;
+/// A search for patterns ends when it has found so many.
+const ENOUGH_FOUND: usize = 16;
 /// Most patterns that are remembered for the next exchanges.
 const MOST_KEPT: usize = 512;
 
-/// An answer and what it took for granted.
+/// The relaxation of the whole problem, as far as the budget went.
 #[derive(Clone, Debug)]
-pub(super) struct Rounded {
-    /// One pattern per machine.
-    pub(super) nodes: Vec<Pattern>,
+pub(super) struct Relaxed {
+    /// What a pod of each group is worth.
+    pub(super) values: Vec<f64>,
+    usage: Vec<(f64, Pattern)>,
+    pool: Pool,
 }
 
-/// A first answer, and what a pod of each group is worth.
-pub(super) fn greedy_and_values(market: &Market, budget: &mut Budget) -> (Vec<Pattern>, Vec<f64>) {
-    let mut values = alone(market);
-    let first = greedy(market, &values, market.counts(), budget);
+/// Patterns to choose from, and which machine is filled next in search of more.
+#[derive(Clone, Debug, Default)]
+struct Pool {
+    patterns: BTreeSet<Pattern>,
+    next: usize,
+}
+
+/// Every group on machines of its own: poor, but found at once.
+pub(super) fn apart(market: &Market) -> Vec<Pattern> {
+    finish(market, market.counts())
+}
+
+/// Solves the relaxation; without, pods are worth what they cost alone.
+pub(super) fn relaxed(market: &Market, budget: &mut Budget) -> Relaxed {
+    let mut pool = Pool::default();
     if market.groups.len() > MOST_GROUPS {
-        return (first, values);
+        return Relaxed {
+            values: alone(market),
+            usage: Vec::new(),
+            pool,
+        };
     }
-    let mut pool = BTreeSet::new();
-    values = relax(market, &market.counts(), &mut pool, budget, 40).settle();
-    let second = greedy(market, &values, market.counts(), budget);
-    if market.cost(&second) < market.cost(&first) {
-        (second, values)
-    } else {
-        (first, values)
+    let mut master = relax(market, &market.counts(), &mut pool, budget, 45);
+    Relaxed {
+        values: master.settle(),
+        usage: master.usage(),
+        pool,
     }
 }
 
@@ -54,6 +71,15 @@ fn alone(market: &Market) -> Vec<f64> {
     values
 }
 
+/// The rest without any more thought: every group apart.
+fn finish(market: &Market, mut left: Vec<u64>) -> Vec<Pattern> {
+    let mut nodes = Vec::new();
+    for single in singles(market) {
+        while buy(market, &single, &mut left, &mut nodes) {}
+    }
+    nodes
+}
+
 /// Buys the machine that holds most for its price until nothing is left; equal machines at once.
 pub(super) fn greedy(
     market: &Market,
@@ -66,7 +92,13 @@ pub(super) fn greedy(
     let floor = values.iter().copied().fold(0.0, f64::max).max(1.0) * 1e-6;
     let values: Vec<f64> = values.iter().map(|value| value.max(floor)).collect();
     while left.iter().any(|count| *count > 0) {
-        let Some(best) = best_filling(market, &values, &left, budget) else {
+        let best = if budget.is_beyond(100) {
+            None
+        } else {
+            best_filling(market, &values, &left, budget)
+        };
+        let Some(best) = best else {
+            nodes.extend(finish(market, left));
             break;
         };
         let copies = copies(&best.pattern, &left);
@@ -119,61 +151,65 @@ fn copies(pattern: &Pattern, left: &[u64]) -> u64 {
 fn relax(
     market: &Market,
     left: &[u64],
-    pool: &mut BTreeSet<Pattern>,
+    pool: &mut Pool,
     budget: &mut Budget,
     share: u64,
 ) -> Master {
     let mut master = Master::new(market, &singles(market), left);
     let size = market.groups.len() as u64;
-    let mut fresh = true;
     for _ in 0..MOST_EXCHANGES {
         if budget.is_beyond(share) {
             break;
         }
         let values = master.settle();
         budget.spend(size.saturating_mul(size) / 8);
+        budget.spend(pool.patterns.len() as u64);
         let best = pool
+            .patterns
             .iter()
             .map(|pattern| (worth(market, pattern, &values), pattern))
             .max_by(|one, other| one.0.total_cmp(&other.0).then_with(|| other.1.cmp(one.1)))
             .filter(|(ratio, _)| *ratio > GAIN)
             .map(|(_, pattern)| pattern.clone());
-        budget.spend(pool.len() as u64);
         let Some(pattern) = best else {
-            if !fresh || !price_anew(market, &values, pool, budget) {
-                break;
+            if price_anew(market, &values, pool, budget) {
+                continue;
             }
-            continue;
+            break;
         };
-        fresh = true;
         if !master.enter(&pattern, market.price(pattern.bin)) {
-            pool.remove(&pattern);
+            pool.patterns.remove(&pattern);
         }
     }
     master
 }
 
-/// Fills every machine at these values; whether something new is worth its price.
-fn price_anew(
-    market: &Market,
-    values: &[f64],
-    pool: &mut BTreeSet<Pattern>,
-    budget: &mut Budget,
-) -> bool {
+/// Fills machines at these values until some contents worth more than their price are found, going on where the last
+/// search ended; whether any were.
+fn price_anew(market: &Market, values: &[f64], pool: &mut Pool, budget: &mut Budget) -> bool {
     let counts = market.counts();
-    if pool.len() > MOST_KEPT {
-        pool.clear();
+    if pool.patterns.len() > MOST_KEPT {
+        pool.patterns.clear();
     }
-    let mut found = false;
-    for (position, bin) in market.bins.iter().enumerate() {
-        if let Some(filling) =
-            fill::fill(position, bin, (values, &counts), bin.price as f64, budget)
-            && filling.value > bin.price as f64 * GAIN
+    let mut found = 0;
+    for _ in 0..market.bins.len() {
+        let position = pool.next % market.bins.len();
+        pool.next = position + 1;
+        let Some(bin) = market.bins.get(position) else {
+            break;
+        };
+        let goal = bin.price as f64 * GAIN;
+        if let Some(filling) = fill::fill(position, bin, (values, &counts), goal, budget)
+            && filling.value > goal
+            && pool.patterns.insert(filling.pattern)
         {
-            found |= pool.insert(filling.pattern);
+            found += 1;
+            if found >= ENOUGH_FOUND {
+                break;
+            }
         }
     }
-    found
+    found > 0
 }
 
 fn worth(market: &Market, pattern: &Pattern, values: &[f64]) -> f64 {
@@ -205,43 +241,38 @@ fn singles(market: &Market) -> Vec<Pattern> {
     best.into_iter().flatten().map(|(_, one)| one).collect()
 }
 
-/// Solves, keeps the whole machines, and solves again for what is left, until nothing is or it no longer pays.
-pub(super) fn dive(market: &Market, budget: &mut Budget) -> Option<Rounded> {
-    if market.groups.len() > MOST_GROUPS {
-        return None;
-    }
+/// Keeps the whole machines of the relaxation and solves again for what is left, until nothing is or it no longer pays.
+pub(super) fn dive(market: &Market, relaxed: Relaxed, budget: &mut Budget) -> Vec<Pattern> {
+    let Relaxed {
+        mut values,
+        mut usage,
+        mut pool,
+    } = relaxed;
     let mut left = market.counts();
     let mut nodes = Vec::new();
-    let mut pool = BTreeSet::new();
-    let mut values = alone(market);
     while left.iter().any(|count| *count > 0) {
-        if budget.is_beyond(60) {
-            nodes.extend(greedy(market, &values, left, budget));
-            break;
-        }
-        let mut master = relax(market, &left, &mut pool, budget, 60);
-        values = master.settle();
-        let usage = master.usage();
         let mut bought = false;
         for (amount, pattern) in &usage {
             for _ in 0..whole(*amount) {
                 bought |= buy(market, pattern, &mut left, &mut nodes);
             }
         }
-        if !bought {
-            let fullest = usage.iter().max_by(|one, other| {
-                fraction(one.0)
-                    .total_cmp(&fraction(other.0))
-                    .then_with(|| other.1.cmp(&one.1))
-            });
-            let (_, pattern) = fullest?;
-            if !buy(market, pattern, &mut left, &mut nodes) {
-                nodes.extend(greedy(market, &values, left, budget));
-                break;
-            }
+        let fullest = usage.iter().max_by(|one, other| {
+            fraction(one.0)
+                .total_cmp(&fraction(other.0))
+                .then_with(|| other.1.cmp(&one.1))
+        });
+        let bought = bought
+            || fullest.is_some_and(|(_, pattern)| buy(market, pattern, &mut left, &mut nodes));
+        if !bought || budget.is_beyond(65) {
+            nodes.extend(greedy(market, &values, left, budget));
+            break;
         }
+        let mut master = relax(market, &left, &mut pool, budget, 65);
+        values = master.settle();
+        usage = master.usage();
     }
-    Some(Rounded { nodes })
+    nodes
 }
 
 /// Buys one machine for what is left of a pattern; not if nothing is.
