@@ -38,6 +38,9 @@ pub(super) struct Group {
     pub(super) stamp: u32,
 }
 
+/// The group of a node that was removed.
+const GONE: GroupId = GroupId::MAX;
+
 /// A node's own devices, in their order.
 #[derive(Clone, Debug)]
 struct NodeState {
@@ -85,17 +88,29 @@ impl Cluster {
     pub(super) fn new(shapes: &[NodeShape]) -> Result<Self, PackingError> {
         let mut cluster = Self::default();
         for shape in shapes {
-            cluster.add(shape)?;
+            let group = cluster.append(shape)?;
+            let position = cluster.nodes.len() - 1;
+            let position = u32::try_from(position).unwrap_or(u32::MAX);
+            cluster.groups[group as usize].members.push(position);
         }
-        // Adding by ascending position leaves members ascending; they are kept the other way round.
+        // Appending leaves members ascending; they are kept the other way round.
         for group in &mut cluster.groups {
             group.members.reverse();
         }
-        cluster.journal.clear();
         Ok(cluster)
     }
 
-    fn add(&mut self, shape: &NodeShape) -> Result<(), PackingError> {
+    /// Adds an idle node behind all others and returns its position.
+    pub(super) fn add(&mut self, shape: &NodeShape) -> Result<u32, PackingError> {
+        let group = self.append(shape)?;
+        let position = u32::try_from(self.nodes.len() - 1).unwrap_or(u32::MAX);
+        self.join(group, position);
+        self.node_journal.push(position);
+        Ok(position)
+    }
+
+    /// Makes a node known without putting it in its group.
+    fn append(&mut self, shape: &NodeShape) -> Result<GroupId, PackingError> {
         if shape.devices > MAX_DEVICES {
             return Err(PackingError::TooManyDevices {
                 node: shape.name.clone(),
@@ -107,19 +122,30 @@ impl Cluster {
         let kind = self.classes.list[class as usize].kind;
         let devices = vec![Device::idle(shape.mode); usize::from(shape.devices)].into_boxed_slice();
         let config = self.configs.intern(kind, &devices);
-        let state = State {
+        let group = self.group_of(State {
             class,
             config,
             idle: shape.capacity,
             held: 0,
-        };
-        let group = self.group_of(state);
-        let position = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
-        self.groups[group as usize].members.push(position);
+        });
         self.nodes.push(NodeState { group, devices });
+        if !self.held.is_empty() {
+            self.held.push([0; POD_CLASSES]);
+        }
         self.idle_milli_cpu += signed(shape.capacity.milli_cpu);
         self.idle_milli += self.configs.idle_milli(config);
-        Ok(())
+        Ok(group)
+    }
+
+    /// Takes a node out; what ran there is gone with it.
+    pub(super) fn remove(&mut self, node: u32) -> Result<State, PackingError> {
+        let state = self.state_of(node).ok_or(PackingError::NotHeld { node })?;
+        self.idle_milli_cpu -= signed(state.idle.milli_cpu);
+        self.idle_milli -= self.configs.idle_milli(state.config);
+        let group = std::mem::replace(&mut self.nodes[node as usize].group, GONE);
+        self.leave(group, node);
+        self.node_journal.push(node);
+        Ok(state)
     }
 
     /// From now on groups also tell nodes apart by the classes of GPU pods they hold.
@@ -157,8 +183,10 @@ impl Cluster {
         self.groups.len() - self.free.len()
     }
 
-    pub(super) fn state_of(&self, node: u32) -> State {
-        self.groups[self.nodes[node as usize].group as usize].state
+    /// The state of a node; `None` for one that was removed or never was.
+    pub(super) fn state_of(&self, node: u32) -> Option<State> {
+        let group = self.nodes.get(node as usize)?.group;
+        self.groups.get(group as usize).map(|group| group.state)
     }
 
     /// The configurations, and a node's own devices in their order.
@@ -195,8 +223,8 @@ impl Cluster {
         amounts: &Amounts,
         shape: Shape,
         successor: Successor,
-    ) -> Placement {
-        let state = self.state_of(node);
+    ) -> Option<Placement> {
+        let state = self.state_of(node)?;
         let single = shape.count() == 1;
         let mut left = shape.count();
         let mut devices = Vec::with_capacity(left);
@@ -237,6 +265,7 @@ impl Cluster {
         let held = self.count_class(&placement, 1);
         self.move_node(
             node,
+            state,
             State {
                 config: successor.config,
                 idle,
@@ -244,7 +273,7 @@ impl Cluster {
                 ..state
             },
         );
-        placement
+        Some(placement)
     }
 
     /// The idlest of the devices that a shape of several takes.
@@ -262,13 +291,12 @@ impl Cluster {
     pub(super) fn give_back(&mut self, placement: &Placement) -> Result<(), PackingError> {
         let node = placement.node;
         let wrong = || PackingError::NotHeld { node };
-        let known = self.nodes.get(node as usize).ok_or_else(wrong)?;
-        let mut devices = known.devices.clone();
+        let state = self.state_of(node).ok_or_else(wrong)?;
+        let mut devices = self.nodes[node as usize].devices.clone();
         for (number, taken) in &placement.devices {
             let device = devices.get_mut(usize::from(*number)).ok_or_else(wrong)?;
             *device = device.give_back(*taken).ok_or_else(wrong)?;
         }
-        let state = self.state_of(node);
         let idle = state.idle.plus(&placement.amounts);
         let class = &self.classes.list[state.class as usize];
         if !class.capacity.holds(&idle) {
@@ -279,6 +307,7 @@ impl Cluster {
         let held = self.count_class(placement, -1);
         self.move_node(
             node,
+            state,
             State {
                 config,
                 idle,
@@ -289,8 +318,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn move_node(&mut self, node: u32, to: State) {
-        let from = self.state_of(node);
+    fn move_node(&mut self, node: u32, from: State, to: State) {
         self.idle_milli_cpu += signed(to.idle.milli_cpu) - signed(from.idle.milli_cpu);
         self.idle_milli +=
             self.configs.idle_milli(to.config) - self.configs.idle_milli(from.config);

@@ -52,11 +52,6 @@ pub(super) struct Configs {
 }
 
 impl Configs {
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.list.len()
-    }
-
     pub(super) fn config(&self, id: ConfigId) -> &Config {
         &self.list[id as usize]
     }

@@ -16,6 +16,17 @@ const SLOT_MILLI: u16 = WHOLE_MILLI / MIG_SLOTS;
 /// Marks a device cut into MIG instances; the low eight bits then say which slots are taken.
 const MIG_MODE: u16 = 0x8000;
 
+/// How many of the low eight bits are set.
+const fn slots_taken(state: u16) -> u16 {
+    let mut left = state & 0xFF;
+    let mut count = 0;
+    while left != 0 {
+        count += left & 1;
+        left >>= 1;
+    }
+    count
+}
+
 /// How the devices of a node are handed out.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
@@ -49,8 +60,7 @@ impl Device {
         if self.0 & MIG_MODE == 0 {
             self.0
         } else {
-            let taken = self.0 & 0xFF;
-            (MIG_SLOTS - (taken.count_ones() as u16)) * SLOT_MILLI
+            (MIG_SLOTS - slots_taken(self.0)) * SLOT_MILLI
         }
     }
 
@@ -121,13 +131,19 @@ impl Device {
 pub struct Taken(u16);
 
 impl Taken {
+    /// Slots of a MIG device taken, one bit each; `None` on a shared device.
+    #[must_use]
+    pub fn slots(self) -> Option<u8> {
+        (self.0 & MIG_MODE != 0).then(|| u8::try_from(self.0 & 0xFF).unwrap_or(0))
+    }
+
     /// Thousandths taken, 0–1000.
     #[must_use]
     pub const fn milli(self) -> u16 {
         if self.0 & MIG_MODE == 0 {
             self.0
         } else {
-            ((self.0 & 0xFF).count_ones() as u16) * SLOT_MILLI
+            slots_taken(self.0) * SLOT_MILLI
         }
     }
 }

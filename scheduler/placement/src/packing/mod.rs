@@ -14,6 +14,7 @@ mod cluster;
 mod config;
 mod device;
 mod fragment;
+mod gang;
 mod index;
 mod model;
 mod outlook;
@@ -22,9 +23,12 @@ mod policy;
 mod rate;
 mod refusal;
 mod request;
+mod room;
+mod topology;
 mod typical;
 
 pub use device::{Device, DeviceMode, MigProfile, Shape, Taken, WHOLE_MILLI};
+pub use gang::GangRefusal;
 pub use model::{
     Amounts, Domains, Gang, GpuRequest, Level, MAX_DEVICES, NodeShape, Placement, Request,
 };

@@ -23,7 +23,7 @@ const GROWTH: (u64, u64) = (5, 4);
 const KEPT_PERCENT: i64 = 90;
 
 /// Everything learnt so far: how often each request came.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Outlook {
     counts: Vec<u64>,
     arrived: u64,
@@ -37,29 +37,38 @@ pub(super) struct Outlook {
 pub(super) struct Terms {
     /// Thousandths of a GPU that one millicore keeps useful, in 1/[`ONE`]; absent while no GPU pod has come.
     pub(super) gpu_per_cpu: Option<i64>,
-    /// Pressure per kind, mean one, in 1/[`ONE`].
-    pub(super) pressure: Vec<i64>,
+    /// Pressure per kind, mean one, in 1/[`ONE`]; absent for kinds of which there are no devices.
+    pub(super) pressure: Vec<Option<i64>>,
 }
 
 impl Terms {
     /// Pressure on `kind` above the least among the kinds accepted; 0 if that kind is the least.
     pub(super) fn premium(&self, kind: u16, accepts: KindSet) -> i64 {
-        let of = self.pressure.get(usize::from(kind)).copied().unwrap_or(0);
+        let of = self
+            .pressure
+            .get(usize::from(kind))
+            .copied()
+            .flatten()
+            .unwrap_or(0);
         let accepted = (0u32..)
             .zip(&self.pressure)
             .filter(|(kind, _)| accepts.checked_shr(*kind).unwrap_or(0) & 1 == 1);
-        of - accepted.map(|(_, pressure)| *pressure).min().unwrap_or(of)
+        of - accepted
+            .filter_map(|(_, pressure)| *pressure)
+            .min()
+            .unwrap_or(of)
     }
 }
 
 impl Outlook {
-    /// Nothing known but the inventory.
-    pub(super) const fn new(inventory: Vec<i64>) -> Self {
-        Self {
-            counts: Vec::new(),
-            arrived: 0,
-            inventory,
-            renewed_at: 0,
+    /// Takes note of thousandths that came to a kind, or left it if negative.
+    pub(super) fn add_devices(&mut self, kind: u16, milli: i64) {
+        let at = usize::from(kind);
+        if self.inventory.len() <= at {
+            self.inventory.resize(at + 1, 0);
+        }
+        if let Some(inventory) = self.inventory.get_mut(at) {
+            *inventory += milli;
         }
     }
 
@@ -75,6 +84,16 @@ impl Outlook {
         }
     }
 
+    /// Kinds of which the cluster has devices.
+    pub(super) fn present(&self) -> KindSet {
+        let there = (0u32..)
+            .zip(&self.inventory)
+            .filter(|(_, milli)| **milli > 0);
+        there.fold(0, |set, (kind, _)| {
+            set | 1u64.checked_shl(kind).unwrap_or(0)
+        })
+    }
+
     /// Whether enough has arrived since the last renewal.
     pub(super) const fn is_due(&self) -> bool {
         self.arrived > self.renewed_at && self.arrived * GROWTH.1 >= self.renewed_at * GROWTH.0
@@ -84,6 +103,7 @@ impl Outlook {
     pub(super) fn renew(&mut self, specs: &[Arc<Spec>]) -> (Vec<TypicalPod>, Terms) {
         self.renewed_at = self.arrived;
         let mut census = Census::default();
+        let present = self.present();
         let mut sums = Sums {
             pressure: vec![0; self.inventory.len()],
             ..Sums::default()
@@ -93,7 +113,7 @@ impl Outlook {
             .zip(&self.counts)
             .filter(|(_, count)| **count > 0)
         {
-            census.add(&spec.pod, *count);
+            census.add(spec.pod.limited_to(present), *count);
             sums.add(&spec.pod, signed(*count), &self.inventory);
         }
         (census.typical(), sums.terms(&self.inventory))
@@ -150,9 +170,10 @@ impl Sums {
                 .and_then(|share| i64::try_from(share).ok())
                 .unwrap_or(0)
         };
+        let of = |(pressure, milli): (&i128, &i64)| (*milli > 0).then(|| normal(pressure));
         Terms {
             gpu_per_cpu,
-            pressure: self.pressure.iter().map(normal).collect(),
+            pressure: self.pressure.iter().zip(inventory).map(of).collect(),
         }
     }
 }

@@ -2,20 +2,23 @@
 //!
 //! Callers are the planner, the benches and the examples. It decides nothing about time, queues or money.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::PackingError;
-use super::cluster::{Cluster, Group};
+use super::cluster::{Cluster, Group, State, signed};
 use super::config::Successor;
+use super::device::WHOLE_MILLI;
 use super::fragment::Fragments;
 use super::index::Index;
 use super::model::{NodeShape, Placement, Request};
 use super::outlook::{Outlook, Terms};
 use super::policy::Policy;
-use super::rate::Rater;
-use super::refusal::{Refusal, explain};
+use super::rate::{Rater, Rating};
+use super::refusal::{Obstacle, Refusal, explain, obstacle};
 use super::request::{RequestId, Spec, Specs};
+use super::room::Room;
+use super::topology::{NOWHERE, Topology};
 use super::typical::{Census, ONE};
 
 /// How a packer decides.
@@ -55,12 +58,18 @@ pub struct Packer {
     pub(super) rater: Rater,
     pub(super) index: Index,
     outlook: Outlook,
+    /// Millicores and thousandths of all nodes when idle.
+    capacity: (i64, i64),
     names: HashMap<String, u32>,
     random: u64,
     /// Fragments under a list told for measurement; the policy does not see it.
     gauge: Option<Fragments>,
     /// The latest refusal of each request and the journal position at which it was true.
     refusals: HashMap<u32, (u64, Refusal)>,
+    pub(super) topology: Topology,
+    /// Room for the gangs asked for lately, by request number and whether members must spread.
+    pub(super) rooms: BTreeMap<(u32, bool), Room>,
+    pub(super) gangs_asked: u64,
 }
 
 impl Packer {
@@ -73,15 +82,18 @@ impl Packer {
         if settings.policy == Policy::GpuClustering {
             cluster.keep_pod_classes();
         }
-        let mut inventory = vec![0; cluster.classes.kinds.len()];
+        let mut outlook = Outlook::default();
         for (_, group) in cluster.live() {
-            let config = cluster.configs.config(group.state.config);
-            if let Some(milli) = inventory.get_mut(usize::from(config.kind)) {
-                let members = i64::try_from(group.members.len()).unwrap_or(i64::MAX);
-                *milli += cluster.configs.idle_milli(group.state.config) * members;
-            }
+            let kind = cluster.configs.config(group.state.config).kind;
+            let members = i64::try_from(group.members.len()).unwrap_or(i64::MAX);
+            outlook.add_devices(
+                kind,
+                cluster.configs.idle_milli(group.state.config) * members,
+            );
         }
-        let rater = Rater::new(settings.policy, cluster.idle_milli_cpu, cluster.idle_milli);
+        let capacity = (cluster.idle_milli_cpu, cluster.idle_milli);
+        let mut rater = Rater::new(settings.policy);
+        rater.weigh_by(capacity.0, capacity.1);
         let names = (0..)
             .zip(nodes)
             .map(|(position, node)| (node.name.clone(), position))
@@ -91,12 +103,82 @@ impl Packer {
             specs: Specs::default(),
             rater,
             index: Index::default(),
-            outlook: Outlook::new(inventory),
+            outlook,
+            capacity,
             names,
             random: settings.seed,
             gauge: None,
             refusals: HashMap::new(),
+            topology: Topology::new(nodes),
+            rooms: BTreeMap::new(),
+            gangs_asked: 0,
         })
+    }
+
+    /// Adds an idle node behind all others and returns its position: a node came.
+    ///
+    /// # Errors
+    /// A node with too many devices, or one GPU kind too many; nothing is changed then.
+    pub fn add_node(&mut self, node: &NodeShape) -> Result<u32, PackingError> {
+        let classes = self.cluster.classes.list.len();
+        let position = self.cluster.add(node)?;
+        if self.cluster.classes.list.len() > classes {
+            self.specs
+                .judge_again(&self.cluster.classes, &mut self.cluster.configs);
+        }
+        self.names.insert(node.name.clone(), position);
+        self.topology.add(node);
+        let state = self.cluster.state_of(position);
+        self.account(state, 1);
+        Ok(position)
+    }
+
+    /// Takes a node out with all that runs there: a node went, or must not be used any more.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn remove_node(&mut self, position: u32) -> Result<(), PackingError> {
+        let state = self.cluster.remove(position)?;
+        self.names.retain(|_, named| *named != position);
+        self.account(Some(state), -1);
+        Ok(())
+    }
+
+    /// Notes that a node like this came (1) or went (−1).
+    fn account(&mut self, state: Option<State>, change: i64) {
+        let class = state.and_then(|state| self.cluster.classes.list.get(state.class as usize));
+        if let Some(class) = class {
+            let milli = i64::from(class.devices) * i64::from(WHOLE_MILLI) * change;
+            self.outlook.add_devices(class.kind, milli);
+            self.capacity.0 += signed(class.capacity.milli_cpu) * change;
+            self.capacity.1 += milli;
+        }
+        self.rater.weigh_by(self.capacity.0, self.capacity.1);
+        self.index.renew();
+    }
+
+    /// Places one pod on a given node, or says what that node lacks: for pods that run already.
+    ///
+    /// # Errors
+    /// The request number or the node is not known.
+    pub fn place_on(
+        &mut self,
+        id: RequestId,
+        node: u32,
+    ) -> Result<Result<Placement, Obstacle>, PackingError> {
+        let spec = Arc::clone(
+            self.specs
+                .spec(id)
+                .ok_or(PackingError::UnknownRequest { id })?,
+        );
+        let state = self
+            .cluster
+            .state_of(node)
+            .ok_or(PackingError::NotHeld { node })?;
+        if let Some(obstacle) = obstacle(&mut self.cluster, &spec, &state) {
+            return Ok(Err(obstacle));
+        }
+        Ok(self.put(&spec, node).ok_or(Obstacle::Occupied))
     }
 
     /// Makes a request known, so that it can be placed by number. Nothing is learnt from it yet.
@@ -130,7 +212,7 @@ impl Packer {
     fn census(&self, pods: &[RequestId]) -> Census {
         let mut census = Census::default();
         for spec in pods.iter().filter_map(|id| self.specs.spec(*id)) {
-            census.add(&spec.pod, 1);
+            census.add(spec.pod.limited_to(self.outlook.present()), 1);
         }
         census
     }
@@ -174,7 +256,7 @@ impl Packer {
         };
         if let Some(gauge) = &mut self.gauge {
             for (_, group) in self.cluster.live() {
-                let step = gauge.step(super::cluster::signed(group.state.idle.milli_cpu));
+                let step = gauge.step(signed(group.state.idle.milli_cpu));
                 let fragment = gauge.of(&self.cluster.configs, group.state.config, step);
                 sum.fragment += fragment * i64::try_from(group.members.len()).unwrap_or(0);
             }
@@ -198,7 +280,7 @@ impl Packer {
 
     /// Places on a node that fits.
     pub(super) fn put(&mut self, spec: &Spec, node: u32) -> Option<Placement> {
-        let state = self.cluster.state_of(node);
+        let state = self.cluster.state_of(node)?;
         let successor = match self.rater.policy {
             Policy::Random => self.any_device(spec, node)?,
             _ => {
@@ -207,18 +289,52 @@ impl Packer {
             }
         };
         let shape = self.cluster.configs.shape(spec.shape_on(state.class)?);
-        Some(self.cluster.take(node, &spec.amounts, shape, successor))
+        self.cluster.take(node, &spec.amounts, shape, successor)
     }
 
-    fn named_node(&mut self, spec: &Spec) -> Option<u32> {
-        let node = *self.names.get(spec.host.as_ref()?)?;
-        let state = self.cluster.state_of(node);
+    /// How good a node is for a request; `None` if it does not fit.
+    pub(super) fn rate_node(&mut self, spec: &Spec, node: u32) -> Option<Rating> {
+        let state = self.cluster.state_of(node)?;
         let Cluster {
             classes, configs, ..
         } = &mut self.cluster;
-        self.rater
-            .rate(classes, configs, spec, &state)
-            .map(|_| node)
+        self.rater.rate(classes, configs, spec, &state)
+    }
+
+    fn named_node(&mut self, spec: &Spec) -> Option<u32> {
+        let node = self.only_node(spec).filter(|node| *node != NOWHERE)?;
+        self.rate_node(spec, node).map(|_| node)
+    }
+
+    /// The only node a request allows, if it names one; [`NOWHERE`] if there is no such node.
+    pub(super) fn only_node(&self, spec: &Spec) -> Option<u32> {
+        let host = spec.host.as_ref()?;
+        Some(self.names.get(host).copied().unwrap_or(NOWHERE))
+    }
+
+    /// What each node lacks for one more pod.
+    pub(super) fn explain(&mut self, spec: &Spec) -> Refusal {
+        let Some(only) = self.only_node(spec) else {
+            return explain(&mut self.cluster, spec);
+        };
+        let all: usize = self
+            .cluster
+            .live()
+            .map(|(_, group)| group.members.len())
+            .sum();
+        let mut others = u32::try_from(all).unwrap_or(u32::MAX);
+        let mut refusal = Refusal::default();
+        if let Some(state) = self.cluster.state_of(only) {
+            let obstacle = obstacle(&mut self.cluster, spec, &state);
+            refusal
+                .excluded
+                .insert(obstacle.unwrap_or(Obstacle::Occupied), 1);
+            others -= 1;
+        }
+        if others > 0 {
+            *refusal.excluded.entry(Obstacle::Selector).or_default() += others;
+        }
+        refusal
     }
 
     /// Any node that fits, each as likely. Looks at every group: this policy is a baseline, not a product.
@@ -235,16 +351,15 @@ impl Packer {
                 fitting.extend_from_slice(members);
             }
         }
-        if let Some(host) = &spec.host {
-            let named = self.names.get(host);
-            fitting.retain(|node| Some(node) == named);
+        if let Some(only) = self.only_node(spec) {
+            fitting.retain(|node| *node == only);
         }
         let chosen = self.draw(fitting.len())?;
         fitting.get(chosen).copied()
     }
 
     fn any_device(&mut self, spec: &Spec, node: u32) -> Option<Successor> {
-        let state = self.cluster.state_of(node);
+        let state = self.cluster.state_of(node)?;
         let shape = spec.shape_on(state.class)?;
         let successors = self
             .cluster
@@ -288,7 +403,7 @@ impl Packer {
         {
             return refusal.clone();
         }
-        let refusal = explain(&mut self.cluster, spec);
+        let refusal = self.explain(spec);
         self.refusals.insert(id.0, (now, refusal.clone()));
         refusal
     }

@@ -15,9 +15,14 @@
 //! Ours is the gradient with two charges inside the quantised rating:
 //!
 //! ```text
-//! Δ' = Δ − 1/5 · (growth of the node's CPU-starved GPUs) − 1/5 · gpu · (pressure on the model − least acceptable pressure)
+//! Δ' = Δ − (growth of the node's CPU-starved GPUs) − ½ · gpu · (pressure on the model − least among those accepted)
 //! CPU-starved GPUs of a node = max(0, T − C / (9/10 · cores a GPU needs))
 //! ```
+//!
+//! The first is charged in full: a GPU whose CPU is gone is as lost as a fragment, and F does not see it, since it asks
+//! only whether one more pod fits. The second by half: a scarce device kept free is wanted by a pod that can go nowhere
+//! else, or by nobody; which of the two is open. Both vanish where they have nothing to say: with CPU to spare, and with
+//! pods that accept every model.
 //!
 //! and equal ratings go to the tightest node. The rating stays coarse on purpose: the gradient is an expectation over
 //! pods that have not come, and differences below its noise must not outvote the order in which nodes are filled.
@@ -37,11 +42,8 @@ const TOP: i32 = 100;
 /// The largest node of the published cluster, by which best-fit and dot-product scale: 128 cores, 8 GPUs.
 const SCALE_MILLI_CPU: i64 = 128_000;
 const SCALE_MILLI: i64 = 8_000;
-/// Part of the growth of CPU-starved GPUs that is charged. A fifth: enough to decide between placements that the
-/// fragment measure finds alike (it sees a node's CPU only one pod at a time), too little to outvote it.
-const STARVED_PART: i64 = 5;
-/// Part of a model's excess pressure that is charged, for the same reason.
-const PREMIUM_PART: i64 = 5;
+/// One part in so many of a model's excess pressure is charged; see the module's text.
+const PREMIUM_PART: i64 = 2;
 
 /// How good a node is; the greater the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,15 +67,20 @@ pub(super) struct Rater {
 }
 
 impl Rater {
-    /// A rater that expects nothing yet. `milli_cpu` and `milli` are what the whole cluster has.
-    pub(super) fn new(policy: Policy, milli_cpu: i64, milli: i64) -> Self {
+    /// A rater that expects nothing yet.
+    pub(super) fn new(policy: Policy) -> Self {
         Self {
             policy,
             fragments: Fragments::default(),
             terms: Terms::default(),
             steps: score_steps(),
-            milli_per_cpu: (milli * ONE).checked_div(milli_cpu).unwrap_or(0),
+            milli_per_cpu: 0,
         }
+    }
+
+    /// Compares CPU and GPU at the ratio of what the whole cluster has of them.
+    pub(super) fn weigh_by(&mut self, milli_cpu: i64, milli: i64) {
+        self.milli_per_cpu = (milli * ONE).checked_div(milli_cpu).unwrap_or(0);
     }
 
     /// Takes over a new expectation.
@@ -166,7 +173,7 @@ impl Rater {
         } else {
             0
         };
-        fragment - (starved_after - starved_before) / STARVED_PART - premium * milli / PREMIUM_PART
+        fragment - (starved_after - starved_before) - premium * milli / PREMIUM_PART
     }
 
     fn gain(&mut self, configs: &Configs, at: &Place<'_>, before: i64, after: ConfigId) -> i64 {

@@ -26,6 +26,24 @@ pub(super) struct Spec {
 }
 
 impl Spec {
+    fn new(classes: &Classes, configs: &mut Configs, request: &Request) -> Self {
+        let judge = |class| {
+            classes
+                .judge(class, request)
+                .map(|shape| configs.intern_shape(shape))
+        };
+        Self {
+            amounts: request.amounts,
+            by_class: classes.list.iter().map(judge).collect(),
+            pod: PodKind {
+                milli_cpu: super::cluster::signed(request.amounts.milli_cpu),
+                shape: classes.shape_on(request),
+                accepts: classes.accepted(request),
+            },
+            host: request.selector.get(HOSTNAME_LABEL).cloned(),
+        }
+    }
+
     /// The number of its shape on a class that may take it.
     pub(super) fn shape_on(&self, class: u32) -> Option<ShapeId> {
         self.by_class
@@ -52,30 +70,20 @@ impl Specs {
             return Ok(RequestId(*id));
         }
         check(request)?;
-        let by_class = classes
-            .list
-            .iter()
-            .map(|class| {
-                classes
-                    .judge(class, request)
-                    .map(|shape| configs.intern_shape(shape))
-            })
-            .collect();
-        let pod = PodKind {
-            milli_cpu: super::cluster::signed(request.amounts.milli_cpu),
-            shape: classes.shape_on(request),
-            accepts: classes.accepted(request),
-        };
-        let host = request.selector.get(HOSTNAME_LABEL).cloned();
         let id = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
-        self.list.push(Arc::new(Spec {
-            amounts: request.amounts,
-            pod,
-            host,
-            by_class,
-        }));
+        self.list
+            .push(Arc::new(Spec::new(classes, configs, request)));
         self.numbers.insert(request.clone(), id);
         Ok(RequestId(id))
+    }
+
+    /// Judges every request anew, after classes or kinds have been added.
+    pub(super) fn judge_again(&mut self, classes: &Classes, configs: &mut Configs) {
+        for (request, id) in &self.numbers {
+            if let Some(spec) = self.list.get_mut(*id as usize) {
+                *spec = Arc::new(Spec::new(classes, configs, request));
+            }
+        }
     }
 
     pub(super) fn spec(&self, id: RequestId) -> Option<&Arc<Spec>> {

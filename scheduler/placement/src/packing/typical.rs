@@ -11,7 +11,7 @@ use super::device::Shape;
 /// Share of pods, in percent, that typical pods must cover (FGD, section 4).
 const COVERED_PERCENT: u64 = 95;
 /// One in fixed point. Weights and fragments are integers of this unit, so that sums do not depend on their order.
-pub const ONE: i64 = 1 << 20;
+pub(super) const ONE: i64 = 1 << 20;
 /// Most distinct CPU requests that are told apart; above it they are rounded up to ever coarser steps. Bounds the cost
 /// of a node's row (one number per CPU step) whatever the diversity of requests.
 const MOST_CPU_STEPS: usize = 128;
@@ -19,22 +19,43 @@ const MOST_CPU_STEPS: usize = 128;
 const FIRST_STEP_MILLI_CPU: i64 = 100;
 
 /// Set of GPU kinds, one bit each.
-pub type KindSet = u64;
+pub(super) type KindSet = u64;
 
 /// A kind of pod, as fragments see it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PodKind {
+pub(super) struct PodKind {
     /// CPU in millicores.
-    pub milli_cpu: i64,
+    pub(super) milli_cpu: i64,
     /// GPUs, one shape per GPU kind on which it differs; see [`ShapeOn`].
-    pub shape: ShapeOn,
+    pub(super) shape: ShapeOn,
     /// GPU kinds it accepts.
-    pub accepts: KindSet,
+    pub(super) accepts: KindSet,
+}
+
+impl PodKind {
+    /// The same pod in a cluster that has these kinds only.
+    pub(super) fn limited_to(&self, present: KindSet) -> Self {
+        let is_present = |kind: u32| present.checked_shr(kind).unwrap_or(0) & 1 == 1;
+        let shape = match &self.shape {
+            ShapeOn::Every(shape) => ShapeOn::Every(*shape),
+            ShapeOn::Each(shapes) => ShapeOn::Each(
+                (0u32..)
+                    .zip(shapes)
+                    .map(|(kind, shape)| shape.filter(|_| is_present(kind)))
+                    .collect(),
+            ),
+        };
+        Self {
+            milli_cpu: self.milli_cpu,
+            shape,
+            accepts: self.accepts & present,
+        }
+    }
 }
 
 /// The shape of a request on each GPU kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ShapeOn {
+pub(super) enum ShapeOn {
     /// The same everywhere.
     Every(Shape),
     /// By GPU kind; `None` where the request cannot be met (memory or profile too large).
@@ -44,7 +65,7 @@ pub enum ShapeOn {
 impl ShapeOn {
     /// The shape on one kind.
     #[must_use]
-    pub fn on(&self, kind: u16) -> Option<Shape> {
+    pub(super) fn on(&self, kind: u16) -> Option<Shape> {
         match self {
             Self::Every(shape) => Some(*shape),
             Self::Each(shapes) => shapes.get(usize::from(kind)).copied().flatten(),
@@ -54,40 +75,30 @@ impl ShapeOn {
 
 /// A typical pod and its weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TypicalPod {
+pub(super) struct TypicalPod {
     /// What it asks.
-    pub pod: PodKind,
+    pub(super) pod: PodKind,
     /// Its share among typical pods in units of 1/[`ONE`].
-    pub weight: i64,
+    pub(super) weight: i64,
 }
 
 /// How many pods of each kind have been seen.
 #[derive(Clone, Debug, Default)]
-pub struct Census {
+pub(super) struct Census {
     counts: BTreeMap<PodKind, u64>,
     pods: u64,
 }
 
 impl Census {
     /// Counts `pods` equal pods.
-    pub fn add(&mut self, pod: &PodKind, pods: u64) {
+    pub(super) fn add(&mut self, pod: PodKind, pods: u64) {
         self.pods += pods;
-        if let Some(count) = self.counts.get_mut(pod) {
-            *count += pods;
-        } else {
-            self.counts.insert(pod.clone(), pods);
-        }
-    }
-
-    /// Pods counted.
-    #[must_use]
-    pub const fn pods(&self) -> u64 {
-        self.pods
+        *self.counts.entry(pod).or_default() += pods;
     }
 
     /// The typical pods of what has been counted; empty if nothing has.
     #[must_use]
-    pub fn typical(&self) -> Vec<TypicalPod> {
+    pub(super) fn typical(&self) -> Vec<TypicalPod> {
         let mut kinds: Vec<(u64, &PodKind)> = self
             .counts
             .iter()
