@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::lease::Election;
+use crate::placement::record::Settings;
 use crate::run::{self, Options};
 use crate::shared::Config;
 use crate::workspace::build::Images;
@@ -42,6 +43,8 @@ enum Command {
     Run(RunArgs),
     /// Turn NodeClaims into nodes
     Provisioner(ProvisionerArgs),
+    /// Make a recorded plan again and show where it differs
+    Replay(ReplayArgs),
     /// Print the custom resource definitions and admission policies as YAML
     Crd,
 }
@@ -93,6 +96,12 @@ struct RunArgs {
     /// How images of weights and adapters reach pods
     #[arg(long, value_enum, default_value = "auto")]
     weights_delivery: WeightsDelivery,
+    /// Directory to record plans in, one file for each that differs from the last
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+    /// Most recordings to keep; the oldest goes first
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "record")]
+    record_keep: usize,
     /// Address of /healthz, /readyz and /metrics; port 0 picks a free one
     #[arg(long, default_value = "0.0.0.0:8080")]
     health_address: SocketAddr,
@@ -102,6 +111,13 @@ struct RunArgs {
     /// Namespace of the leader-election Lease
     #[arg(long, env = "POD_NAMESPACE", default_value = "kaito-system")]
     lease_namespace: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 the same sound plan, 1 another plan or an error.")]
+struct ReplayArgs {
+    /// Recording, written by run --record or kubectl kaito plan --record
+    file: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -131,7 +147,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     telemetry();
     match dispatch(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "ended");
             let lost = error.downcast_ref::<run::Error>();
@@ -157,9 +173,11 @@ fn telemetry() {
     }
 }
 
-fn dispatch(command: Command) -> anyhow::Result<()> {
-    if matches!(command, Command::Crd) {
-        return print_manifests();
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match &command {
+        Command::Crd => return print_manifests().map(|()| ExitCode::SUCCESS),
+        Command::Replay(args) => return print_replay(&args.file),
+        Command::Run(_) | Command::Provisioner(_) => {}
     }
     // Ring is the one TLS provider of the tree; a second install would only repeat it.
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -174,9 +192,10 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         match command {
             Command::Run(args) => run_scheduler(args, shutdown).await,
             Command::Provisioner(args) => run_provisioner(args, shutdown).await,
-            Command::Crd => Ok(()),
+            Command::Crd | Command::Replay(_) => Ok(()),
         }
-    })
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print_manifests() -> anyhow::Result<()> {
@@ -189,6 +208,18 @@ fn print_manifests() -> anyhow::Result<()> {
         .context("writing to standard output")?;
     out.write_all(policy.as_bytes())
         .context("writing to standard output")
+}
+
+fn print_replay(file: &std::path::Path) -> anyhow::Result<ExitCode> {
+    let (text, same) = crate::replay::replay(file)?;
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("writing to standard output")?;
+    Ok(if same {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The first SIGTERM or SIGINT asks for an orderly end.
@@ -248,6 +279,10 @@ async fn run_scheduler(args: RunArgs, shutdown: CancellationToken) -> anyhow::Re
             },
             weights,
             idle_grace_seconds: i64::from(args.idle_node_grace),
+            record: args.record.map(|directory| Settings {
+                directory,
+                keep: args.record_keep,
+            }),
         },
         election,
         health_address: args.health_address,

@@ -11,6 +11,7 @@ pub mod lease;
 pub mod metrics;
 pub mod placement;
 pub mod queue;
+pub mod replay;
 pub mod run;
 pub mod shared;
 pub mod signals;

@@ -128,7 +128,7 @@ async fn planner_link(
     now: Timestamp,
 ) -> Result<Option<Link>, Failure> {
     let recorded = objects::from_cluster(cluster).await?;
-    let landings = decide(&recorded, &[Arc::new(facts.workspace.clone())], now);
+    let landings = decide(&recorded, &[Arc::new(facts.workspace.clone())], now).landings;
     let Some(landing) = landings.into_iter().next() else {
         return Ok(None);
     };

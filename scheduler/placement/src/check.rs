@@ -4,14 +4,16 @@
 //! the planner's bookkeeping cannot hide here too. It judges plans and never mends them. Used by tests, and open to
 //! whoever wants to look at a plan before acting on it.
 
+mod evictions;
 mod gangs;
 mod ground;
 mod money;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::plan::{Place, Plan};
 use crate::snapshot::{Demand, Node, Snapshot};
+pub use evictions::check_evictions;
 use ground::Ground;
 
 /// One thing that is wrong with a plan.
@@ -91,6 +93,14 @@ pub enum Violation {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// Somebody is evicted or moved who should not be, or to where it should not.
+    #[error("eviction of or for {who}: {what}")]
+    BadEviction {
+        /// Workload, pod, node, budget or beneficiary.
+        who: String,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// A blocker that is not true.
     #[error("blocker of {demand}: {what}")]
     FalseBlocker {
@@ -144,6 +154,12 @@ struct Facts<'a> {
     nodes: BTreeMap<&'a str, &'a Node>,
     grounds: BTreeMap<Place, Ground<'a>>,
     placed: Vec<Placed<'a>>,
+    /// By demand: its positions in `placed`.
+    placed_by_demand: BTreeMap<&'a str, Vec<usize>>,
+    /// By demand: members that places are held for.
+    held: BTreeMap<&'a str, u64>,
+    /// By place: the demands that hold something there.
+    holders: BTreeMap<&'a Place, BTreeSet<&'a String>>,
 }
 
 impl<'a> Facts<'a> {
@@ -158,14 +174,38 @@ impl<'a> Facts<'a> {
             .iter()
             .map(|node| (node.name.as_str(), node))
             .collect();
+        let placed = placed(plan, &demands);
+        let mut placed_by_demand: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (position, one) in placed.iter().enumerate() {
+            let positions = placed_by_demand.entry(one.demand.name.as_str());
+            positions.or_default().push(position);
+        }
+        let mut held: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut holders: BTreeMap<&Place, BTreeSet<&String>> = BTreeMap::new();
+        for hold in &plan.holds {
+            let sum = held.entry(hold.demand.as_str()).or_default();
+            *sum = sum.saturating_add(hold.members);
+            if hold.members > 0 {
+                holders.entry(&hold.place).or_default().insert(&hold.demand);
+            }
+        }
         Self {
             snapshot,
             plan,
-            placed: placed(plan, &demands),
+            placed,
+            placed_by_demand,
+            held,
+            holders,
             demands,
             nodes,
             grounds: ground::all(snapshot, plan),
         }
+    }
+
+    /// Everything that is placed of one demand.
+    fn placed_of(&self, demand: &str) -> impl Iterator<Item = &Placed<'a>> {
+        let positions = self.placed_by_demand.get(demand).into_iter().flatten();
+        positions.filter_map(|position| self.placed.get(*position))
     }
 
     fn ground(&self, place: &Place) -> Option<&Ground<'a>> {

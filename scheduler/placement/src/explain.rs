@@ -9,7 +9,7 @@ use crate::plan::{Blocker, Excluded, RefusedOffer, Waiting};
 use crate::planner::fit::{self, Obstacle, Resource};
 use crate::planner::ledger::{Ledger, Share, Stage};
 use crate::planner::purchase::{Order, Refusal};
-use crate::snapshot::{Demand, InstanceType};
+use crate::snapshot::{CapacityType, Demand, InstanceType};
 
 mod unblock;
 
@@ -106,6 +106,45 @@ pub(crate) fn bought(
         counted(members, "pod"),
         needs(demand),
     )
+}
+
+/// What buying together saves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Saving {
+    /// Pods that are bought for.
+    pub(crate) pods: u64,
+    /// Workspaces that they belong to.
+    pub(crate) workspaces: u64,
+    /// Micro-dollars per hour of all nodes, bought together.
+    pub(crate) together: u64,
+    /// The same if every Workspace bought by itself.
+    pub(crate) alone: u64,
+}
+
+impl Saving {
+    /// Why a node of this type is among them; it holds `pods` pods of `sharing` Workspaces.
+    pub(crate) fn reason(&self, instance_type: &InstanceType, pods: u64, sharing: u64) -> String {
+        let place = match instance_type.zone.as_str() {
+            "" => String::new(),
+            zone => format!(" in {zone}"),
+        };
+        let terms = match instance_type.capacity_type {
+            CapacityType::OnDemand => "",
+            CapacityType::Spot => " (spot)",
+        };
+        format!(
+            "1 × {}{place}{terms} at {} for {} of {}; of the nodes found for all {} of {}: {} together, {} if each \
+             bought for itself; no node there or on its way has room",
+            instance_type.name,
+            price(instance_type.price_micro_dollars),
+            counted(pods, "pod"),
+            counted(sharing, "Workspace"),
+            counted(self.pods, "pod"),
+            counted(self.workspaces, "Workspace"),
+            price(Some(self.together)),
+            price(Some(self.alone)),
+        )
+    }
 }
 
 /// A gang whose places are held on nodes that are not there yet.
@@ -345,7 +384,7 @@ fn tallied(names: &[&str]) -> String {
 }
 
 /// `1 node`, `2 nodes`.
-fn counted(count: u64, what: &str) -> String {
+pub(crate) fn counted(count: u64, what: &str) -> String {
     match count {
         1 => format!("1 {what}"),
         _ => format!("{count} {what}s"),

@@ -9,7 +9,11 @@
 
 pub mod check;
 pub mod estimate;
+pub mod eviction;
 pub mod explain;
+pub mod packing;
 pub mod plan;
 pub mod planner;
+pub mod purchasing;
+pub mod replay;
 pub mod snapshot;

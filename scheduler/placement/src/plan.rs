@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::snapshot::CapacityType;
+
 /// Everything that should happen now, and why the rest waits.
 #[must_use]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +92,12 @@ pub struct PlannedNode {
     pub ordinal: u32,
     /// Instance type.
     pub instance_type: String,
+    /// Zone to buy it in; empty if the cloud chooses.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub zone: String,
+    /// Terms.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub capacity_type: CapacityType,
     /// Demands that are to share it, buyer first.
     pub for_demands: Vec<String>,
     /// Why this type and this many.
@@ -175,4 +183,83 @@ pub struct RefusedOffer {
     pub instance_type: String,
     /// The cloud's words.
     pub reason: String,
+}
+
+/// Who should leave their places, for whom, and where those go. Carried out by eviction only.
+#[must_use]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EvictionPlan {
+    /// Places made for gangs that wait, in planning order.
+    pub preemptions: Vec<Preemption>,
+    /// Gangs for which nobody may or need be evicted, in planning order.
+    pub refusals: Vec<Refusal>,
+    /// Nodes to empty, in the order in which they should be.
+    pub consolidations: Vec<Consolidation>,
+}
+
+/// Workloads that make place for one gang.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Preemption {
+    /// `namespace/name` of the Workspace that gets the places.
+    pub demand: String,
+    /// Workloads to evict whole, cheapest first; without any one of them the gang would not fit.
+    pub victims: Vec<Victim>,
+    /// Where the members go once the victims are gone; kept for them until then.
+    pub members: Vec<MemberAssignment>,
+    /// Why these victims.
+    pub reason: String,
+}
+
+/// A workload to evict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Victim {
+    /// `namespace/name` of the workload.
+    pub workload: String,
+    /// All its pods.
+    pub pods: Vec<String>,
+    /// Why it may be evicted.
+    pub reason: String,
+}
+
+/// A gang that nobody makes place for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// `namespace/name` of the Workspace.
+    pub demand: String,
+    /// Why, with counts.
+    pub reason: String,
+}
+
+/// A node to empty so that it can be given back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Consolidation {
+    /// Node.
+    pub node: String,
+    /// Its claim.
+    pub claim: String,
+    /// Every pod on it, with the place that is kept for its successor.
+    pub moves: Vec<Move>,
+    /// Why this node.
+    pub reason: String,
+}
+
+/// One pod's move: it is evicted, and its successor is placed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Move {
+    /// `namespace/name` of the workload.
+    pub workload: String,
+    /// Pod.
+    pub pod: String,
+    /// Node that its successor goes to.
+    pub to: String,
+}
+
+fn is_default(capacity_type: &CapacityType) -> bool {
+    *capacity_type == CapacityType::default()
 }

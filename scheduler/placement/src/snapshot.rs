@@ -4,6 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// Label that says in which zone a node is.
+pub const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
+/// Label that says on what terms a node is had: `on-demand` or `spot`.
+pub const LABEL_CAPACITY_TYPE: &str = "karpenter.sh/capacity-type";
+
 /// An amount of each resource that pods compete for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -44,6 +49,30 @@ impl Resources {
         }
     }
 
+    /// Both together, clamped to `u64::MAX`.
+    #[must_use]
+    pub const fn saturating_add(&self, other: &Self) -> Self {
+        Self {
+            milli_cpu: self.milli_cpu.saturating_add(other.milli_cpu),
+            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
+            ephemeral_bytes: self.ephemeral_bytes.saturating_add(other.ephemeral_bytes),
+            pods: self.pods.saturating_add(other.pods),
+            gpus: self.gpus.saturating_add(other.gpus),
+        }
+    }
+
+    /// The lesser of each amount.
+    #[must_use]
+    pub fn least(&self, other: &Self) -> Self {
+        Self {
+            milli_cpu: self.milli_cpu.min(other.milli_cpu),
+            memory_bytes: self.memory_bytes.min(other.memory_bytes),
+            ephemeral_bytes: self.ephemeral_bytes.min(other.ephemeral_bytes),
+            pods: self.pods.min(other.pods),
+            gpus: self.gpus.min(other.gpus),
+        }
+    }
+
     /// The amounts of `count` such shares, clamped to `u64::MAX`.
     #[must_use]
     pub const fn times(&self, count: u64) -> Self {
@@ -68,7 +97,7 @@ impl Resources {
 }
 
 /// How a taint acts on pods that do not tolerate it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TaintEffect {
     /// New pods are refused.
     NoSchedule,
@@ -79,7 +108,7 @@ pub enum TaintEffect {
 }
 
 /// A node's taint.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Taint {
     /// Key.
     pub key: String,
@@ -92,7 +121,7 @@ pub struct Taint {
 
 /// A pod's toleration. An empty key tolerates every key; an absent value tolerates every value (`Exists`); an
 /// absent effect tolerates every effect.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Toleration {
     /// Key, empty for all.
     pub key: String,
@@ -148,6 +177,8 @@ pub struct Constraints {
     pub tolerations: Vec<Toleration>,
     /// No two members on one node.
     pub spread: bool,
+    /// Whether a machine that the cloud may take back at any time (spot) may be bought for it.
+    pub accepts_spot: bool,
 }
 
 /// Whether and what may be bought for a demand.
@@ -187,7 +218,30 @@ pub struct Demand {
     pub placed_on: Vec<String>,
 }
 
-/// An instance type that can be bought.
+/// On what terms a machine is had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CapacityType {
+    /// Kept until it is given back.
+    #[default]
+    OnDemand,
+    /// Cheaper; the cloud may take it back at any time.
+    Spot,
+}
+
+impl CapacityType {
+    /// Value of [`LABEL_CAPACITY_TYPE`].
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::OnDemand => "on-demand",
+            Self::Spot => "spot",
+        }
+    }
+}
+
+/// An instance type that can be bought, in one zone and on one set of terms. A type that is sold in several zones or
+/// both ways is in the catalogue several times; name, zone and terms together are unique.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InstanceType {
@@ -206,6 +260,10 @@ pub struct InstanceType {
     pub price_micro_dollars: Option<u64>,
     /// Not to be bought until then (seconds since the epoch), with the cloud's reason: quota or capacity.
     pub blocked: Option<BlockedOffer>,
+    /// Zone that it is sold in; empty if the cloud chooses.
+    pub zone: String,
+    /// Terms.
+    pub capacity_type: CapacityType,
 }
 
 /// An offer that the cloud refused recently.

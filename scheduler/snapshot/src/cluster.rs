@@ -434,6 +434,8 @@ fn constraints(
         gpu_memory_bytes: sizing.gpu_memory_bytes,
         tolerations: example.map_or_else(own_tolerations, pod::tolerations),
         spread: sizing.replicas > 1,
+        // A Workspace cannot say yet that it may be interrupted.
+        accepts_spot: false,
     }
 }
 

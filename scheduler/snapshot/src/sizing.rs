@@ -152,7 +152,7 @@ pub fn instance_type(info: &InstanceTypeInfo) -> InstanceType {
             gpus: u64::from(info.gpu_count),
         },
         price_micro_dollars: info.price_micro_dollars,
-        blocked: None,
+        ..InstanceType::default()
     }
 }
 

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kaito_api::nodeclaim::{NodeClaimSpec, NodeClassReference, Requirement, ResourceRequests};
 use kaito_api::{NodeClaim, Workspace, names};
 use kaito_placement::plan::{Assignment, Plan, PlannedNode, Release};
+use kaito_placement::snapshot::{CapacityType, LABEL_CAPACITY_TYPE, LABEL_ZONE};
 use kaito_snapshot::cluster::{self, Objects};
 use kaito_snapshot::sizing::Sizing;
 use kube::ResourceExt;
@@ -311,29 +312,36 @@ fn claim(
             annotations: Some(annotations),
             ..ObjectMeta::default()
         },
-        spec: spec(&purchase.instance_type, disk),
+        spec: spec(purchase, disk),
         status: None,
     }
 }
 
-fn spec(instance_type: &str, disk_gib: u32) -> NodeClaimSpec {
+fn spec(purchase: &PlannedNode, disk_gib: u32) -> NodeClaimSpec {
     let only = |key: &str, value: &str| Requirement {
         key: key.to_owned(),
         operator: "In".to_owned(),
         values: Some(vec![value.to_owned()]),
         min_values: None,
     };
+    let mut requirements = vec![
+        only(names::LABEL_NODEPOOL, names::NODEPOOL),
+        only(names::LABEL_INSTANCE_TYPE, &purchase.instance_type),
+        only("kubernetes.io/os", "linux"),
+    ];
+    if !purchase.zone.is_empty() {
+        requirements.push(only(LABEL_ZONE, &purchase.zone));
+    }
+    if purchase.capacity_type != CapacityType::OnDemand {
+        requirements.push(only(LABEL_CAPACITY_TYPE, purchase.capacity_type.label()));
+    }
     NodeClaimSpec {
         node_class_ref: NodeClassReference {
             group: names::GROUP.to_owned(),
             kind: "KaitoNodeClass".to_owned(),
             name: "default".to_owned(),
         },
-        requirements: vec![
-            only(names::LABEL_NODEPOOL, names::NODEPOOL),
-            only(names::LABEL_INSTANCE_TYPE, instance_type),
-            only("kubernetes.io/os", "linux"),
-        ],
+        requirements,
         resources: Some(ResourceRequests {
             requests: Some(BTreeMap::from([(
                 "storage".to_owned(),

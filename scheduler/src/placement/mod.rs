@@ -4,6 +4,7 @@
 
 pub mod act;
 pub mod memory;
+pub mod record;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::shared::{Shared, Verdict};
 use memory::LoopMemory;
+use record::Recorder;
 
 /// Changes that arrive together are planned together; also the least time between two rounds.
 const DEBOUNCE: Duration = Duration::from_millis(5);
@@ -28,6 +30,7 @@ const RESYNC: Duration = Duration::from_secs(600);
 /// Runs rounds until `shutdown`. Waits for the stores and for leadership first.
 pub async fn run(shared: Arc<Shared>, shutdown: CancellationToken) {
     let mut memory = LoopMemory::default();
+    let mut recorder = shared.config.record.clone().map(Recorder::new);
     let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
@@ -40,7 +43,7 @@ pub async fn run(shared: Arc<Shared>, shutdown: CancellationToken) {
             return;
         }
         if shared.writer.is_leading() {
-            pause = round(&shared, &mut memory).await;
+            pause = round(&shared, &mut memory, recorder.as_mut()).await;
         } else {
             pause = RESYNC;
             tokio::select! {
@@ -52,7 +55,11 @@ pub async fn run(shared: Arc<Shared>, shutdown: CancellationToken) {
 }
 
 /// One round; how long until the next one is due by itself.
-async fn round(shared: &Shared, memory: &mut LoopMemory) -> Duration {
+async fn round(
+    shared: &Shared,
+    memory: &mut LoopMemory,
+    recorder: Option<&mut Recorder>,
+) -> Duration {
     let now = jiff::Timestamp::now().as_second();
     let mut objects = objects(shared);
     memory.refresh(shared, &objects, now).await;
@@ -64,6 +71,9 @@ async fn round(shared: &Shared, memory: &mut LoopMemory) -> Duration {
         .metrics
         .plan_seconds
         .observe(started.elapsed().as_secs_f64());
+    if let Some(recorder) = recorder {
+        recorder.record(&snapshot, &plan).await;
+    }
     if is_broken(shared, &snapshot, &plan) {
         return RESYNC;
     }

@@ -43,6 +43,8 @@ pub struct Config {
     pub weights: Delivery,
     /// How long a bought node that serves nobody is kept, seconds.
     pub idle_grace_seconds: i64,
+    /// Where plans are recorded, if they are.
+    pub record: Option<crate::placement::record::Settings>,
 }
 
 /// One store per watched kind.

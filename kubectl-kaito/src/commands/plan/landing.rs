@@ -3,11 +3,13 @@
 pub mod decide;
 pub mod show;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use kaito_api::Workspace;
 use kaito_api::workspace::{InferenceSpec, PresetSpec};
+use kaito_placement::replay::Recording;
 use kube::ResourceExt;
 
 use crate::Context;
@@ -18,6 +20,9 @@ use crate::output::format::Format;
 use self::decide::Landing;
 use super::Args;
 use super::objects::{self, Recorded};
+
+/// Who recorded a plan.
+const RECORDED_BY: &str = concat!("kubectl-kaito/v", env!("CARGO_PKG_VERSION"));
 
 /// Answers where the Workspaces in question land.
 ///
@@ -42,10 +47,30 @@ pub async fn run(
     for note in &recorded.notes {
         context.printer.note(&format!("note: {note}"))?;
     }
-    let landings = decide::decide(&recorded, &targets, now);
+    let decide::Decided {
+        landings,
+        snapshot,
+        plan,
+    } = decide::decide(&recorded, &targets, now);
+    if let Some(path) = &args.record {
+        record(path, &Recording::new(snapshot, plan, RECORDED_BY)).await?;
+    }
     show::print(&landings, format, context, now)?;
     let fits = landings.iter().all(Landing::fits);
     Ok(if fits { Exit::Success } else { Exit::Negative })
+}
+
+async fn record(path: &Path, recording: &Recording) -> Result<(), Failure> {
+    let failure = |error: &dyn std::fmt::Display| {
+        Failure::error(format!(
+            "the plan was not recorded in {}: {error}",
+            path.display()
+        ))
+    };
+    let text = serde_json::to_vec(recording).map_err(|error| failure(&error))?;
+    tokio::fs::write(path, text)
+        .await
+        .map_err(|error| failure(&error))
 }
 
 /// Flags of the offline question that a Workspace has no field for would be ignored silently otherwise.

@@ -95,6 +95,9 @@ pub struct Args {
     /// Nodes to place on: cluster, or a file with the output of kubectl get nodes,pods,nodeclaims -A -o json
     #[arg(long, value_name = "cluster|FILE")]
     pub nodes_from: Option<String>,
+    /// File to write the planner's snapshot and plan to, for kaito-scheduler replay
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<std::path::PathBuf>,
     /// How many choices to show; 0 shows all
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub top: usize,
@@ -120,7 +123,10 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
 
 /// Whether the question is where something lands, not what a model needs.
 fn wants_landing(args: &Args) -> bool {
-    args.name.is_some() || args.filename.is_some() || args.nodes_from.is_some()
+    args.name.is_some()
+        || args.filename.is_some()
+        || args.nodes_from.is_some()
+        || args.record.is_some()
 }
 
 fn show(

@@ -70,11 +70,7 @@ fn half(demand: &Demand, what: String) -> Violation {
 }
 
 fn members_held(facts: &Facts<'_>, demand: &Demand) -> u64 {
-    let holds = facts.plan.holds.iter();
-    holds
-        .filter(|hold| hold.demand == demand.name)
-        .map(|hold| hold.members)
-        .fold(0, u64::saturating_add)
+    facts.held.get(demand.name.as_str()).copied().unwrap_or(0)
 }
 
 /// Blockers agree with what is held, with what may be bought, and with the catalogue.
@@ -128,7 +124,7 @@ fn launching(
     claims: &[String],
     ordered: u32,
 ) -> Option<&'static str> {
-    let mine = || facts.placed.iter().filter(|one| one.demand == demand);
+    let mine = || facts.placed_of(&demand.name);
     let purchases: BTreeSet<_> = mine()
         .filter(|one| matches!(one.place, Place::Purchase { .. }))
         .map(|one| &one.place)

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{Facts, Placed, Violation, text};
 use crate::plan::{Blocker, Place, Plan};
-use crate::snapshot::{Demand, Resources, Snapshot, Taint, TaintEffect};
+use crate::snapshot::{
+    CapacityType, Demand, InstanceType, Resources, Snapshot, Taint, TaintEffect,
+};
 
 /// A node of the snapshot or of the plan's purchases.
 pub(super) struct Ground<'a> {
@@ -12,6 +14,8 @@ pub(super) struct Ground<'a> {
     taints: &'a [Taint],
     instance_type: Option<&'a str>,
     gpu_memory_bytes: u64,
+    /// What the offer that it is bought from says about zone and terms.
+    sold: Option<&'a InstanceType>,
     bought: bool,
     allocatable: Resources,
     used: Resources,
@@ -28,6 +32,7 @@ pub(super) fn all<'a>(snapshot: &'a Snapshot, plan: &'a Plan) -> BTreeMap<Place,
             taints: &node.taints,
             instance_type: node.instance_type.as_deref(),
             gpu_memory_bytes: node.gpu_memory_bytes,
+            sold: None,
             bought: node.claim.is_some(),
             allocatable: node.allocatable,
             used: node.used,
@@ -37,8 +42,7 @@ pub(super) fn all<'a>(snapshot: &'a Snapshot, plan: &'a Plan) -> BTreeMap<Place,
         (Place::Node { name }, ground)
     });
     let purchases = plan.purchases.iter().filter_map(|purchase| {
-        let mut types = snapshot.catalogue.iter();
-        let bought = types.find(|one| one.name == purchase.instance_type)?;
+        let bought = super::money::sold(snapshot, purchase)?;
         let place = Place::Purchase {
             buyer_uid: purchase.buyer_uid.clone(),
             ordinal: purchase.ordinal,
@@ -48,6 +52,7 @@ pub(super) fn all<'a>(snapshot: &'a Snapshot, plan: &'a Plan) -> BTreeMap<Place,
             taints: &snapshot.purchase_taints,
             instance_type: Some(&bought.name),
             gpu_memory_bytes: bought.gpu_memory_bytes,
+            sold: Some(bought),
             bought: true,
             allocatable: bought.allocatable,
             used: Resources::default(),
@@ -95,12 +100,12 @@ fn wrong_state(ground: Option<&Ground<'_>>, now: bool) -> Option<&'static str> {
     (!ground.available && !ground.expected).then_some("is not expected to come")
 }
 
-fn broken_constraint(ground: &Ground<'_>, demand: &Demand) -> Option<&'static str> {
+pub(super) fn broken_constraint(ground: &Ground<'_>, demand: &Demand) -> Option<&'static str> {
     let wanted = &demand.constraints;
     let carries = |labels: &BTreeMap<String, String>| {
         labels
             .iter()
-            .all(|(key, value)| ground.labels.get(key).is_some_and(|has| has == value))
+            .all(|(key, value)| label(ground, key) == Some(value.as_str()))
     };
     let right_type = match (&wanted.instance_type, ground.instance_type) {
         (None, _) => true,
@@ -109,6 +114,9 @@ fn broken_constraint(ground: &Ground<'_>, demand: &Demand) -> Option<&'static st
     };
     let known_small =
         ground.gpu_memory_bytes > 0 && ground.gpu_memory_bytes < wanted.gpu_memory_bytes;
+    let spot = ground
+        .sold
+        .is_some_and(|offer| offer.capacity_type == CapacityType::Spot);
     let verdicts = [
         (repelled(ground.taints, demand), "tolerations"),
         (
@@ -118,11 +126,24 @@ fn broken_constraint(ground: &Ground<'_>, demand: &Demand) -> Option<&'static st
         (!carries(&wanted.required_labels), "node selector"),
         (!right_type, "instance type"),
         (known_small, "GPU memory"),
+        (spot && !wanted.accepts_spot, "refusal of spot machines"),
     ];
     verdicts
         .into_iter()
         .find(|(broken, _)| *broken)
         .map(|(_, constraint)| constraint)
+}
+
+fn label<'g>(ground: &'g Ground<'_>, key: &str) -> Option<&'g str> {
+    let own = ground.labels.get(key).map(String::as_str);
+    own.or_else(|| match (key, ground.sold) {
+        ("topology.kubernetes.io/zone", Some(offer)) => Some(offer.zone.as_str()),
+        ("karpenter.sh/capacity-type", Some(offer)) => match offer.capacity_type {
+            CapacityType::OnDemand => Some("on-demand"),
+            CapacityType::Spot => Some("spot"),
+        },
+        _ => None,
+    })
 }
 
 fn repelled(taints: &[Taint], demand: &Demand) -> bool {
@@ -217,14 +238,22 @@ pub(super) fn commitments(facts: &Facts<'_>) -> Vec<Violation> {
 /// Capacity only shrinks while demands are served, so what is left at the end was there at its turn. Nodes bought by
 /// demands after it are not counted: they were not.
 pub(super) fn missed_places(facts: &Facts<'_>) -> Vec<Violation> {
-    facts
-        .plan
-        .waiting
+    let all = promised(facts.placed.iter());
+    let open: Vec<_> = facts
+        .grounds
         .iter()
+        .filter_map(|(place, ground)| match place {
+            Place::Node { name } => Some((name, ground, all.get(place))),
+            Place::Purchase { .. } => None,
+        })
+        .collect();
+    let waiting = facts.plan.waiting.iter();
+    waiting
         .filter_map(|waiting| {
             let demand = *facts.demands.get(waiting.demand.as_str())?;
             let launching = matches!(waiting.blocker, Blocker::NodesLaunching { .. });
-            let missed = room_left(facts, demand, launching) >= demand.members.len() as u128;
+            let wanted = demand.members.len() as u128;
+            let missed = room_left(facts, &open, demand, launching, wanted) >= wanted;
             missed.then(|| Violation::PlaceMissed {
                 demand: demand.name.clone(),
             })
@@ -232,20 +261,33 @@ pub(super) fn missed_places(facts: &Facts<'_>) -> Vec<Violation> {
         .collect()
 }
 
-fn room_left(facts: &Facts<'_>, demand: &Demand, only_available: bool) -> u128 {
-    let others = facts.placed.iter().filter(|one| one.demand != demand);
-    let promised = promised(others);
+/// Name, node, and what is promised there.
+type Open<'f> = (&'f String, &'f Ground<'f>, Option<&'f Amounts>);
+
+/// Room for members of `demand`; counting stops at `enough`.
+fn room_left(
+    facts: &Facts<'_>,
+    open: &[Open<'_>],
+    demand: &Demand,
+    only_available: bool,
+    enough: u128,
+) -> u128 {
+    let own = promised(facts.placed_of(&demand.name));
     let mut total = 0_u128;
-    for (place, ground) in &facts.grounds {
-        let Place::Node { name } = place else {
-            continue;
-        };
+    for (name, ground, promised) in open {
         let usable = ground.available || (ground.expected && !only_available);
         let spread_out = demand.constraints.spread && demand.placed_on.contains(name);
-        if !usable || spread_out || broken_constraint(ground, demand).is_some() {
+        if !usable || spread_out || total >= enough {
             continue;
         }
-        let room = room_on(ground, promised.get(place), demand);
+        let place = Place::Node {
+            name: (*name).clone(),
+        };
+        let by_others = without(*promised, own.get(&place));
+        let room = room_on(ground, &by_others, demand);
+        if room == 0 || broken_constraint(ground, demand).is_some() {
+            continue;
+        }
         let most = if demand.constraints.spread {
             1
         } else {
@@ -256,9 +298,18 @@ fn room_left(facts: &Facts<'_>, demand: &Demand, only_available: bool) -> u128 {
     total
 }
 
-fn room_on(ground: &Ground<'_>, promised: Option<&Amounts>, demand: &Demand) -> u128 {
-    let nothing = amounts(&Resources::default());
-    let promised = promised.unwrap_or(&nothing).iter();
+/// What others than the demand itself were promised.
+fn without(all: Option<&Amounts>, own: Option<&Amounts>) -> Amounts {
+    let mut left = all.copied().unwrap_or(amounts(&Resources::default()));
+    if let Some(own) = own {
+        for (left, own) in left.iter_mut().zip(own) {
+            left.1 -= own.1;
+        }
+    }
+    left
+}
+
+fn room_on(ground: &Ground<'_>, promised: &Amounts, demand: &Demand) -> u128 {
     let mut room = u128::MAX;
     for (((has, used), promised), each) in amounts(&ground.allocatable)
         .into_iter()

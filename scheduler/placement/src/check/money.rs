@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Facts, Violation};
 use crate::plan::{Blocker, Place, PlannedNode};
-use crate::snapshot::{Demand, InstanceType, Node, Purchase};
+use crate::snapshot::{Demand, InstanceType, Node, Purchase, Snapshot};
 
 /// Every purchase has its own name, a buyer who may buy it, and Workspaces that use it.
 pub(super) fn purchases(facts: &Facts<'_>) -> Vec<Violation> {
@@ -39,8 +39,7 @@ fn wrong_buyer(facts: &Facts<'_>, purchase: &PlannedNode) -> Option<&'static str
     let Some(buyer) = facts.demands.get(purchase.buyer.as_str()) else {
         return Some("the buyer does not exist");
     };
-    let mut catalogue = facts.snapshot.catalogue.iter();
-    let Some(bought) = catalogue.find(|one| one.name == purchase.instance_type) else {
+    let Some(bought) = sold(facts.snapshot, purchase) else {
         return Some("the catalogue has no such type");
     };
     let now_seconds = facts.snapshot.now_seconds;
@@ -54,6 +53,15 @@ fn wrong_buyer(facts: &Facts<'_>, purchase: &PlannedNode) -> Option<&'static str
     } else {
         not_allowed(buyer, bought)
     }
+}
+
+/// The line of the price list that a purchase is made from.
+pub(super) fn sold<'a>(snapshot: &'a Snapshot, purchase: &PlannedNode) -> Option<&'a InstanceType> {
+    snapshot.catalogue.iter().find(|one| {
+        one.name == purchase.instance_type
+            && one.zone == purchase.zone
+            && one.capacity_type == purchase.capacity_type
+    })
 }
 
 fn not_allowed(buyer: &Demand, bought: &InstanceType) -> Option<&'static str> {
@@ -75,15 +83,12 @@ fn wrong_users(facts: &Facts<'_>, purchase: &PlannedNode) -> Option<&'static str
         buyer_uid: purchase.buyer_uid.clone(),
         ordinal: purchase.ordinal,
     };
-    let holds = facts.plan.holds.iter();
-    let holders: BTreeSet<_> = holds
-        .filter(|hold| hold.place == place && hold.members > 0)
-        .map(|hold| &hold.demand)
-        .collect();
+    let nobody = BTreeSet::new();
+    let holders = facts.holders.get(&place).unwrap_or(&nobody);
     let users: BTreeSet<_> = purchase.for_demands.iter().collect();
     if holders.is_empty() {
         Some("nobody holds a place on it")
-    } else if holders != users || users.len() != purchase.for_demands.len() {
+    } else if *holders != users || users.len() != purchase.for_demands.len() {
         Some("it is not for those who hold places on it")
     } else {
         None

@@ -87,7 +87,12 @@ fn change_nodes(
 ) -> Option<String> {
     let mut changed = Vec::new();
     let mut gained = 0_u64;
-    for (_, gain, slot) in changeable.iter().filter(|one| one.0 == change) {
+    let mut suitable: Vec<_> = changeable.iter().filter(|one| one.0 == change).collect();
+    if change == Change::Usage {
+        // The fewest GPUs to free; among equals by name.
+        suitable.sort_by_key(|(_, _, slot)| demand.per_member.gpus.saturating_sub(slot.free.gpus));
+    }
+    for (_, gain, slot) in suitable {
         if *gain > 0 && gained < missing {
             gained = gained.saturating_add(*gain);
             changed.push(slot.name);
@@ -107,7 +112,8 @@ fn change_of(obstacle: &Obstacle<'_>) -> Option<Change> {
         | Obstacle::Spread
         | Obstacle::TooSmall(..)
         | Obstacle::GpuMemoryUnknown(_)
-        | Obstacle::Unpriced => None,
+        | Obstacle::Unpriced
+        | Obstacle::Spot => None,
     }
 }
 

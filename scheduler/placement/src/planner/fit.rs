@@ -6,7 +6,9 @@
 use std::fmt;
 
 use super::ledger::{Slot, Stage};
-use crate::snapshot::{Demand, Taint, TaintEffect, Toleration};
+use crate::snapshot::{
+    CapacityType, Demand, LABEL_CAPACITY_TYPE, LABEL_ZONE, Taint, TaintEffect, Toleration,
+};
 
 /// The resources in the order of [`crate::snapshot::Resources::amounts`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +60,8 @@ pub(crate) enum Obstacle<'a> {
     GpuMemoryUnknown(u64),
     /// The price is not known, so the type cannot be the cheapest.
     Unpriced,
+    /// The machine may be taken back at any time, and the demand does not accept that.
+    Spot,
 }
 
 impl Obstacle<'_> {
@@ -110,6 +114,7 @@ impl fmt::Display for Obstacle<'_> {
                 write!(f, "unknown GPU memory, ≥ {} wanted", gib_up(wanted))
             }
             Self::Unpriced => f.write_str("no known price"),
+            Self::Spot => f.write_str("spot machines only"),
         }
     }
 }
@@ -120,13 +125,14 @@ pub(crate) fn obstacles<'a>(
     demand: &'a Demand,
 ) -> impl Iterator<Item = Obstacle<'a>> {
     type Check = for<'s, 'a> fn(&'s Slot<'a>, &'a Demand) -> Option<Obstacle<'a>>;
-    const CHECKS: [Check; 9] = [
+    const CHECKS: [Check; 10] = [
         absent,
         untolerated_taint,
         own_label,
         required_label,
         instance_type,
         gpu_memory,
+        spot,
         spread,
         too_small,
         too_full,
@@ -200,8 +206,24 @@ fn missing_label<'a>(
 ) -> Option<(&'a str, &'a str)> {
     wanted
         .iter()
-        .find(|(key, value)| slot.labels.get(*key) != Some(*value))
+        .find(|(key, value)| slot.labels.get(*key) != Some(*value) && !sold_as(slot, key, value))
         .map(|(key, value)| (key.as_str(), value.as_str()))
+}
+
+/// Whether the offer itself promises the label.
+fn sold_as(slot: &Slot<'_>, key: &str, value: &str) -> bool {
+    match key {
+        LABEL_ZONE => !value.is_empty() && slot.zone == value,
+        LABEL_CAPACITY_TYPE => slot
+            .capacity_type
+            .is_some_and(|terms| terms.label() == value),
+        _ => false,
+    }
+}
+
+fn spot<'a>(slot: &Slot<'a>, demand: &'a Demand) -> Option<Obstacle<'a>> {
+    let is_spot = slot.capacity_type == Some(CapacityType::Spot);
+    (is_spot && !demand.constraints.accepts_spot).then_some(Obstacle::Spot)
 }
 
 fn instance_type<'a>(slot: &Slot<'a>, demand: &'a Demand) -> Option<Obstacle<'a>> {

@@ -2,10 +2,10 @@
 //!
 //! Only the planner and the explanations look in here. The ledger decides nothing; it keeps count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::plan::{Place, PlannedNode};
-use crate::snapshot::{Demand, InstanceType, Node, Resources, Snapshot, Taint};
+use crate::snapshot::{CapacityType, Demand, InstanceType, Node, Resources, Snapshot, Taint};
 
 /// How soon pods can run on a node. The order is the order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +37,10 @@ pub(crate) struct Slot<'a> {
     pub(crate) instance_type: Option<&'a str>,
     /// Memory per GPU in bytes, 0 if unknown.
     pub(crate) gpu_memory_bytes: u64,
+    /// Zone that a node ordered by this plan is bought in; empty if not known. Others carry it as a label.
+    pub(crate) zone: &'a str,
+    /// Terms on which a node ordered by this plan is bought. Others carry them as a label.
+    pub(crate) capacity_type: Option<CapacityType>,
     /// Bought by us, now or earlier.
     pub(crate) bought: bool,
     /// Name of the claim that bought it, once there is one.
@@ -64,7 +68,8 @@ pub(crate) struct Ledger<'a> {
     snapshot: &'a Snapshot,
     slots: Vec<Slot<'a>>,
     purchases: Vec<PlannedNode>,
-    ordinals: BTreeMap<&'a str, Vec<u32>>,
+    ordinals: BTreeMap<&'a str, BTreeSet<u32>>,
+    changes: Vec<usize>,
 }
 
 impl<'a> Ledger<'a> {
@@ -75,14 +80,25 @@ impl<'a> Ledger<'a> {
         let ordinals = snapshot
             .ordinals_taken
             .iter()
-            .map(|(uid, taken)| (uid.as_str(), taken.clone()))
+            .map(|(uid, taken)| (uid.as_str(), taken.iter().copied().collect()))
             .collect();
         Self {
             snapshot,
             slots,
             purchases: Vec::new(),
             ordinals,
+            changes: Vec::new(),
         }
+    }
+
+    /// Positions of slots that came or changed since the books were opened, in order; a slot may be named often.
+    pub(crate) fn changes(&self) -> &[usize] {
+        &self.changes
+    }
+
+    /// The nodes ordered so far.
+    pub(crate) fn purchases(&self) -> &[PlannedNode] {
+        &self.purchases
     }
 
     /// What the plan is made from.
@@ -120,6 +136,7 @@ impl<'a> Ledger<'a> {
             let Some(slot) = self.slots.get_mut(share.slot) else {
                 continue;
             };
+            self.changes.push(share.slot);
             slot.free = slot
                 .free
                 .saturating_sub(&demand.per_member.times(share.members));
@@ -147,12 +164,16 @@ impl<'a> Ledger<'a> {
             buyer_uid: demand.uid.clone(),
             ordinal,
             instance_type: instance_type.name.clone(),
+            zone: instance_type.zone.clone(),
+            capacity_type: instance_type.capacity_type,
             for_demands: vec![demand.name.clone()],
             reason: reason.to_owned(),
         });
         self.slots
             .push(fresh_slot(self.snapshot, instance_type, stage));
-        self.slots.len().saturating_sub(1)
+        let position = self.slots.len().saturating_sub(1);
+        self.changes.push(position);
+        position
     }
 
     /// Closes the books: the nodes to order.
@@ -165,7 +186,7 @@ impl<'a> Ledger<'a> {
         let free = (0..=u32::MAX)
             .find(|ordinal| !taken.contains(ordinal))
             .unwrap_or(u32::MAX);
-        taken.push(free);
+        taken.insert(free);
         free
     }
 }
@@ -184,6 +205,8 @@ fn existing_slot(node: &Node) -> Slot<'_> {
         taints: &node.taints,
         instance_type: node.instance_type.as_deref(),
         gpu_memory_bytes: node.gpu_memory_bytes,
+        zone: "",
+        capacity_type: None,
         bought: node.claim.is_some(),
         claim: node.claim.as_deref(),
         allocatable: node.allocatable,
@@ -206,6 +229,8 @@ pub(crate) fn fresh_slot<'a>(
         taints: &snapshot.purchase_taints,
         instance_type: Some(&instance_type.name),
         gpu_memory_bytes: instance_type.gpu_memory_bytes,
+        zone: &instance_type.zone,
+        capacity_type: Some(instance_type.capacity_type),
         bought: true,
         claim: None,
         allocatable: instance_type.allocatable,

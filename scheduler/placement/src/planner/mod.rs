@@ -9,17 +9,25 @@
 //! 3. else with nodes bought for what is left over: the gang waits for them, and its places are held;
 //! 4. else it waits with its blocker and holds nothing, so that it blocks nobody behind it.
 //!
+//! Then all that is to be bought is looked at once more, together: if some other set of nodes holds all of it for less
+//! money, that is bought instead ([`together`]). Nobody loses a place by it.
+//!
 //! May not do: I/O, read a clock, or leave a choice to the code that applies the plan.
 
+pub(crate) mod class;
 pub(crate) mod fit;
 mod gang;
 pub(crate) mod ledger;
 pub(crate) mod purchase;
 mod release;
+mod together;
+
+use serde::{Deserialize, Serialize};
 
 use crate::explain;
 use crate::plan::{Assignment, Blocker, Hold, MemberAssignment, Plan, Waiting};
 use crate::snapshot::{Demand, Snapshot};
+use class::Classes;
 use gang::Packing;
 use ledger::{Ledger, Share, Stage};
 use purchase::Order;
@@ -52,30 +60,145 @@ use purchase::Order;
 /// assert_eq!(plan.assignments[0].members[0].node, "gpu-a");
 /// ```
 pub fn plan(snapshot: &Snapshot) -> Plan {
-    let mut ledger = Ledger::open(snapshot);
-    let mut plan = Plan::default();
-    for demand in in_order(&snapshot.demands) {
-        match serve(&mut ledger, demand) {
-            Served::Now(assignment) => plan.assignments.push(assignment),
-            Served::Held(waiting, holds) => {
-                plan.waiting.push(waiting);
-                plan.holds.extend(holds);
-            }
-            Served::Later(waiting) => plan.waiting.push(waiting),
+    plan_within(snapshot, &Limits::default())
+}
+
+/// What bounds the work on one plan. Part of the input: the same limits give the same plan on every machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Steps that the search for cheaper purchases may take; with 0 every gang buys by itself.
+    pub purchase_steps: u64,
+}
+
+impl Default for Limits {
+    /// About a second of one core at most, and only where thousands of pods ask for nodes at once.
+    fn default() -> Self {
+        Self {
+            purchase_steps: 20_000_000,
         }
     }
-    let idle = release::idle_claims(&ledger);
-    plan.next_change_seconds = idle
-        .next_end_seconds
-        .into_iter()
-        .chain(plan.waiting.iter().filter_map(retry_seconds))
-        .min();
-    plan.releases = idle.releases;
-    plan.purchases = ledger.into_purchases();
+}
+
+/// Plans within limits other than the usual ones.
+pub fn plan_within(snapshot: &Snapshot, limits: &Limits) -> Plan {
+    let one_by_one = Pass::one_by_one(snapshot);
+    let plan = match together::cheaper(&one_by_one, limits.purchase_steps) {
+        Some(together) => together.into_plan(),
+        None => one_by_one.into_plan(),
+    };
+    debug_assert_eq!(crate::check::check(snapshot, &plan), []);
     plan
 }
 
-/// How a demand fared.
+/// All demands served.
+struct Pass<'a> {
+    ledger: Ledger<'a>,
+    classes: Classes<'a>,
+    fates: Vec<Fate<'a>>,
+}
+
+/// How a demand fared, and where it has places.
+struct Fate<'a> {
+    demand: &'a Demand,
+    shares: Vec<Share>,
+    served: Served,
+}
+
+impl<'a> Pass<'a> {
+    fn one_by_one(snapshot: &'a Snapshot) -> Self {
+        let mut pass = Self {
+            ledger: Ledger::open(snapshot),
+            classes: Classes::default(),
+            fates: Vec::with_capacity(snapshot.demands.len()),
+        };
+        for demand in in_order(&snapshot.demands) {
+            pass.serve(demand);
+        }
+        pass
+    }
+
+    fn into_plan(self) -> Plan {
+        let mut plan = Plan::default();
+        for fate in self.fates {
+            match fate.served {
+                Served::Now(assignment) => plan.assignments.push(assignment),
+                Served::Held(waiting, holds) => {
+                    plan.waiting.push(waiting);
+                    plan.holds.extend(holds);
+                }
+                Served::Later(waiting) => plan.waiting.push(waiting),
+            }
+        }
+        let idle = release::idle_claims(&self.ledger);
+        plan.next_change_seconds = idle
+            .next_end_seconds
+            .into_iter()
+            .chain(plan.waiting.iter().filter_map(retry_seconds))
+            .min();
+        plan.releases = idle.releases;
+        plan.purchases = self.ledger.into_purchases();
+        plan
+    }
+
+    fn serve(&mut self, demand: &'a Demand) {
+        let packing = self.classes.pack(&self.ledger, demand);
+        if packing.left_over == 0 {
+            return self.hold(demand, packing);
+        }
+        let survey = self.classes.survey(&self.ledger, demand);
+        let order = survey
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|survey| purchase::pick(survey, packing.left_over));
+        match order {
+            Ok(order) => self.buy(demand, packing, &order),
+            Err(refusal) => self.fates.push(Fate {
+                demand,
+                shares: Vec::new(),
+                served: Served::Later(explain::unplaced(&self.ledger, demand, &refusal)),
+            }),
+        }
+    }
+
+    /// Promises nodes that are there or on their way.
+    fn hold(&mut self, demand: &'a Demand, packing: Packing) {
+        self.ledger.promise(demand, &packing.shares);
+        let at_once = packing.latest.is_none_or(|stage| stage == Stage::Available);
+        let served = if at_once {
+            Served::Now(assign(&self.ledger, demand, &packing.shares))
+        } else {
+            keep(&self.ledger, demand, &packing.shares)
+        };
+        self.fates.push(Fate {
+            demand,
+            shares: packing.shares,
+            served,
+        });
+    }
+
+    /// Orders nodes for the members left over and promises them together with the rest.
+    fn buy(&mut self, demand: &'a Demand, packing: Packing, order: &Order<'a>) {
+        let reason = explain::bought(&self.ledger, demand, order, packing.left_over);
+        let mut shares = packing.shares;
+        let mut left_over = packing.left_over;
+        for _ in 0..order.nodes {
+            let slot = self.ledger.order(demand, order.instance_type, &reason);
+            let members = order.members_per_node.min(left_over);
+            left_over = left_over.saturating_sub(members);
+            shares.push(Share { slot, members });
+        }
+        self.ledger.promise(demand, &shares);
+        let served = keep(&self.ledger, demand, &shares);
+        self.fates.push(Fate {
+            demand,
+            shares,
+            served,
+        });
+    }
+}
+
+/// What happens to a demand.
 enum Served {
     /// It gets nodes now.
     Now(Assignment),
@@ -97,27 +220,6 @@ fn in_order(demands: &[Demand]) -> Vec<&Demand> {
     ordered
 }
 
-fn serve<'a>(ledger: &mut Ledger<'a>, demand: &'a Demand) -> Served {
-    let packing = gang::pack(ledger, demand);
-    if packing.left_over == 0 {
-        return hold(ledger, demand, &packing);
-    }
-    match purchase::choose(ledger.snapshot(), demand, packing.left_over) {
-        Ok(order) => buy(ledger, demand, packing, &order),
-        Err(refusal) => Served::Later(explain::unplaced(ledger, demand, &refusal)),
-    }
-}
-
-/// Promises nodes that are there or on their way.
-fn hold(ledger: &mut Ledger<'_>, demand: &Demand, packing: &Packing) -> Served {
-    ledger.promise(demand, &packing.shares);
-    if packing.latest.is_none_or(|stage| stage == Stage::Available) {
-        Served::Now(assign(ledger, demand, &packing.shares))
-    } else {
-        keep(ledger, demand, &packing.shares)
-    }
-}
-
 fn assign(ledger: &Ledger<'_>, demand: &Demand, shares: &[Share]) -> Assignment {
     let nodes = shares.iter().flat_map(|share| {
         let name = ledger.slot(share.slot).map_or("", |slot| slot.name);
@@ -136,26 +238,6 @@ fn assign(ledger: &Ledger<'_>, demand: &Demand, shares: &[Share]) -> Assignment 
             .collect(),
         reason: explain::assigned(ledger, demand, shares),
     }
-}
-
-/// Orders nodes for the members left over and promises them together with the rest.
-fn buy<'a>(
-    ledger: &mut Ledger<'a>,
-    demand: &'a Demand,
-    packing: Packing,
-    order: &Order<'a>,
-) -> Served {
-    let reason = explain::bought(ledger, demand, order, packing.left_over);
-    let mut shares = packing.shares;
-    let mut left_over = packing.left_over;
-    for _ in 0..order.nodes {
-        let slot = ledger.order(demand, order.instance_type, &reason);
-        let members = order.members_per_node.min(left_over);
-        left_over = left_over.saturating_sub(members);
-        shares.push(Share { slot, members });
-    }
-    ledger.promise(demand, &shares);
-    keep(ledger, demand, &shares)
 }
 
 fn keep(ledger: &Ledger<'_>, demand: &Demand, shares: &[Share]) -> Served {

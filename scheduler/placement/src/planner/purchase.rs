@@ -1,13 +1,14 @@
 //! Chooses what to buy for the members of a gang that fit nowhere.
 //!
 //! Decides only; ordering is the ledger's business. An offer that the cloud refused is left alone until its time.
+//! This is the choice for one gang alone; [`super::together`] looks at all of them.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::fit::{self, Obstacle};
 use super::ledger::{self, Stage};
-use crate::snapshot::{Demand, InstanceType, Purchase, Snapshot};
+use crate::snapshot::{CapacityType, Demand, InstanceType, Purchase, Snapshot};
 
 /// What to buy.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +21,15 @@ pub(crate) struct Order<'a> {
     pub(crate) members_per_node: u64,
     /// How many types could have been bought instead, this one included.
     pub(crate) choices: usize,
+}
+
+/// What can be bought for a demand.
+#[derive(Clone, Debug)]
+pub(crate) struct Survey<'a> {
+    /// Suitable offers with how many members one node takes; at least one.
+    pub(crate) suitable: Vec<(&'a InstanceType, u64)>,
+    /// Those of them that the cloud did not refuse lately.
+    pub(crate) open: Vec<(&'a InstanceType, u64)>,
 }
 
 /// Why nothing is bought.
@@ -35,19 +45,14 @@ pub(crate) enum Refusal<'a> {
     Blocked(Vec<&'a InstanceType>),
 }
 
-/// Chooses the type that takes `members` members for the least money.
-///
-/// Ties go to the cheaper node, then to the greater compute capability, then to the name. A type without a price is
-/// only bought when it was asked for by name.
-pub(crate) fn choose<'a>(
+/// Finds what can be bought for a demand at all.
+pub(crate) fn survey<'a>(
     snapshot: &'a Snapshot,
     demand: &'a Demand,
-    members: u64,
-) -> Result<Order<'a>, Refusal<'a>> {
-    let offered = offered(snapshot, demand)?;
+) -> Result<Survey<'a>, Refusal<'a>> {
     let mut excluded = BTreeMap::new();
     let mut suitable = Vec::new();
-    for instance_type in offered {
+    for instance_type in offered(snapshot, demand)? {
         match judge(snapshot, demand, instance_type) {
             Ok(members_per_node) => suitable.push((instance_type, members_per_node)),
             Err(obstacle) => {
@@ -59,22 +64,37 @@ pub(crate) fn choose<'a>(
     if suitable.is_empty() {
         return Err(Refusal::NothingFits(excluded));
     }
-    let choices = suitable.len();
-    let mut orders: Vec<_> = suitable
+    let mut open = suitable.clone();
+    open.retain(|(instance_type, _)| !is_blocked(snapshot, instance_type));
+    Ok(Survey { suitable, open })
+}
+
+/// Chooses the type that takes `members` members for the least money.
+///
+/// Ties go to the cheaper node, then to the greater compute capability, then to the name, the zone and the terms. A
+/// type without a price is only bought when it was asked for by name.
+pub(crate) fn pick<'a>(survey: &Survey<'a>, members: u64) -> Result<Order<'a>, Refusal<'a>> {
+    let choices = survey.suitable.len();
+    survey
+        .open
         .iter()
-        .filter(|(instance_type, _)| !is_blocked(snapshot, instance_type))
         .map(|&(instance_type, members_per_node)| Order {
             instance_type,
             nodes: members.div_ceil(members_per_node),
             members_per_node,
             choices,
         })
-        .collect();
-    orders.sort_by_key(cost);
-    orders
-        .first()
-        .copied()
-        .ok_or_else(|| Refusal::Blocked(by_name(suitable)))
+        .min_by_key(cost)
+        .ok_or_else(|| Refusal::Blocked(by_name(survey.suitable.clone())))
+}
+
+/// [`survey`] and [`pick`].
+pub(crate) fn choose<'a>(
+    snapshot: &'a Snapshot,
+    demand: &'a Demand,
+    members: u64,
+) -> Result<Order<'a>, Refusal<'a>> {
+    pick(&survey(snapshot, demand)?, members)
 }
 
 /// The types to choose from.
@@ -88,13 +108,16 @@ fn offered<'a>(
     ) {
         // Without a name there is nothing that a fixed purchase could mean.
         (Purchase::Never, _) | (Purchase::Fixed, None) => Err(Refusal::NotWanted),
-        (Purchase::Fixed, Some(name)) => snapshot
-            .catalogue
-            .iter()
-            .filter(|one| one.name.eq_ignore_ascii_case(name))
-            .min_by_key(|one| &one.name)
-            .map(|one| vec![one])
-            .ok_or(Refusal::Unknown(name)),
+        (Purchase::Fixed, Some(name)) => {
+            let named = || {
+                let all = snapshot.catalogue.iter();
+                all.filter(|one| one.name.eq_ignore_ascii_case(name))
+            };
+            let first = named().map(|one| &one.name).min();
+            first
+                .map(|first| named().filter(|one| one.name == *first).collect())
+                .ok_or(Refusal::Unknown(name))
+        }
         (Purchase::Cheapest, _) => Ok(snapshot.catalogue.iter().collect()),
     }
 }
@@ -126,19 +149,30 @@ fn is_blocked(snapshot: &Snapshot, instance_type: &InstanceType) -> bool {
         .is_some_and(|blocked| blocked.until_seconds > snapshot.now_seconds)
 }
 
-fn cost<'a>(order: &Order<'a>) -> (u64, u64, Reverse<u32>, &'a str) {
-    // Only a type asked for by name has no price, and then it is the only one.
+type Cost<'a> = (u64, Rank<'a>);
+
+fn cost<'a>(order: &Order<'a>) -> Cost<'a> {
+    // Only a type asked for by name has no price.
     let price = order.instance_type.price_micro_dollars.unwrap_or(u64::MAX);
+    (price.saturating_mul(order.nodes), rank(order.instance_type))
+}
+
+/// Price, newness, name, zone and terms.
+pub(crate) type Rank<'a> = (u64, Reverse<u32>, &'a str, &'a str, CapacityType);
+
+/// The order in which equally good offers are preferred.
+pub(crate) fn rank(offer: &InstanceType) -> Rank<'_> {
     (
-        price.saturating_mul(order.nodes),
-        price,
-        Reverse(order.instance_type.compute_capability),
-        &order.instance_type.name,
+        offer.price_micro_dollars.unwrap_or(u64::MAX),
+        Reverse(offer.compute_capability),
+        &offer.name,
+        &offer.zone,
+        offer.capacity_type,
     )
 }
 
 fn by_name(suitable: Vec<(&InstanceType, u64)>) -> Vec<&InstanceType> {
     let mut types: Vec<_> = suitable.into_iter().map(|(one, _)| one).collect();
-    types.sort_by_key(|one| &one.name);
+    types.sort_by_key(|one| (&one.name, &one.zone, one.capacity_type));
     types
 }

@@ -57,6 +57,7 @@ fn choosy(members: usize, gpus: u64) -> Demand {
             gpu_memory_bytes: 40 * GIB,
             tolerations: vec![],
             spread: true,
+            accepts_spot: false,
         },
         ..gang("x", members, gpus)
     }

@@ -117,7 +117,7 @@ pub(crate) fn offer(name: &str, gpus: u64, cents: u64) -> InstanceType {
         compute_capability: 80,
         allocatable: machine(gpus),
         price_micro_dollars: Some(cents * 10_000),
-        blocked: None,
+        ..InstanceType::default()
     }
 }
 

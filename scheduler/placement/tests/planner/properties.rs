@@ -3,9 +3,9 @@
 use crate::fixtures::{gang, market, node, offer, with_priority};
 use crate::snapshots::{any_demand, any_node, any_snapshot};
 use kaito_placement::check::check;
-use kaito_placement::plan::{Blocker, Plan};
-use kaito_placement::planner::plan;
-use kaito_placement::snapshot::{Demand, Node, Snapshot};
+use kaito_placement::plan::{Blocker, Plan, PlannedNode};
+use kaito_placement::planner::{Limits, plan, plan_within};
+use kaito_placement::snapshot::{Demand, Node, Purchase, Snapshot};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -21,6 +21,23 @@ fn fortune(plan: &Plan, demand: &str) -> u8 {
     waiting
         .any(|one| matches!(one.blocker, Blocker::NodesLaunching { .. }))
         .into()
+}
+
+/// Micro-dollars per hour of what is ordered; what has no price costs nothing here.
+fn cost(snapshot: &Snapshot, plan: &Plan) -> u64 {
+    let price = |purchase: &PlannedNode| {
+        let mut catalogue = snapshot.catalogue.iter();
+        let sold = catalogue.find(|one| {
+            (&one.name, &one.zone, one.capacity_type)
+                == (
+                    &purchase.instance_type,
+                    &purchase.zone,
+                    purchase.capacity_type,
+                )
+        });
+        sold.and_then(|one| one.price_micro_dollars).unwrap_or(0)
+    };
+    plan.purchases.iter().map(price).sum()
 }
 
 fn in_planning_order(snapshot: &Snapshot) -> Vec<&Demand> {
@@ -60,7 +77,7 @@ fn shuffled() -> impl Strategy<Value = (Snapshot, Snapshot)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: ProptestConfig::default().cases.max(512), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: ProptestConfig::default().cases.max(10_000), ..ProptestConfig::default() })]
 
     #[test]
     fn no_plan_over_commits_halves_a_gang_or_breaks_a_constraint(snapshot in any_snapshot()) {
@@ -130,8 +147,9 @@ proptest! {
         prop_assert_eq!(with_huge, plan(&snapshot));
     }
 
+    /// What is bought together may change with who buys; who has a place to wait for does not.
     #[test]
-    fn whoever_comes_last_changes_nothing_for_those_before(
+    fn whoever_comes_last_takes_nothing_from_those_before(
         snapshot in any_snapshot(),
         last in any_demand(),
     ) {
@@ -144,9 +162,42 @@ proptest! {
         });
         let (alone, together) = (plan(&snapshot), plan(&longer));
         prop_assert!(together.assignments.starts_with(&alone.assignments));
+        for demand in snapshot.demands.iter().filter(|one| one.purchase != Purchase::Never) {
+            let (before, after) = (fortune(&alone, &demand.name), fortune(&together, &demand.name));
+            prop_assert!(after >= before, "{} fared {before}, now {after}", demand.name);
+        }
+    }
+
+    #[test]
+    fn alone_in_buying_nobody_is_changed_by_whoever_comes_last(
+        snapshot in any_snapshot(),
+        last in any_demand(),
+    ) {
+        let each_for_itself = Limits { purchase_steps: 0 };
+        let mut longer = snapshot.clone();
+        longer.demands.push(Demand {
+            name: "ns/last".to_owned(),
+            uid: "uid-last".to_owned(),
+            priority: -1,
+            ..last
+        });
+        let alone = plan_within(&snapshot, &each_for_itself);
+        let together = plan_within(&longer, &each_for_itself);
+        prop_assert!(together.assignments.starts_with(&alone.assignments));
         prop_assert!(together.waiting.starts_with(&alone.waiting));
         prop_assert!(together.holds.starts_with(&alone.holds));
         prop_assert!(together.purchases.len() >= alone.purchases.len());
+    }
+
+    #[test]
+    fn buying_together_never_costs_more_and_never_costs_anybody_a_place(snapshot in any_snapshot()) {
+        let (together, alone) = (plan(&snapshot), plan_within(&snapshot, &Limits { purchase_steps: 0 }));
+        prop_assert_eq!(check(&snapshot, &alone), []);
+        prop_assert!(cost(&snapshot, &together) <= cost(&snapshot, &alone));
+        prop_assert_eq!(&together.assignments, &alone.assignments);
+        for demand in &snapshot.demands {
+            prop_assert!(fortune(&together, &demand.name) >= fortune(&alone, &demand.name));
+        }
     }
 
     /// What was ordered arrives, and the next plan finds everybody a place without buying again.

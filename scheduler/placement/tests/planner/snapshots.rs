@@ -2,8 +2,8 @@
 
 use crate::fixtures::{GIB, NOW, sku_taint, tolerating_sku};
 use kaito_placement::snapshot::{
-    BlockedOffer, Constraints, Demand, InstanceType, Node, Purchase, Resources, Snapshot, Taint,
-    TaintEffect, Toleration,
+    BlockedOffer, CapacityType, Constraints, Demand, InstanceType, Node, Purchase, Resources,
+    Snapshot, Taint, TaintEffect, Toleration,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -118,14 +118,16 @@ fn constraints() -> impl Strategy<Value = Constraints> {
         select(vec![0, 0, 40 * GIB]),
         vec(toleration(), 0..=2),
         prop_oneof![3 => Just(false), 1 => Just(true)],
+        prop_oneof![2 => Just(false), 1 => Just(true)],
     )
-        .prop_map(|(own, required, kind, gpu_memory_bytes, tolerations, spread)| Constraints {
+        .prop_map(|(own, required, kind, gpu_memory_bytes, tolerations, spread, accepts_spot)| Constraints {
             own_node_labels: own,
             required_labels: required,
             instance_type: kind.map(str::to_owned),
             gpu_memory_bytes,
             tolerations,
             spread,
+            accepts_spot,
         })
 }
 
@@ -168,26 +170,44 @@ fn instance_type(name: &'static str) -> impl Strategy<Value = InstanceType> {
         price,
         blocked,
         0..=1_u32,
+        (
+            select(vec!["", "", "east-1", "east-2"]),
+            prop_oneof![3 => Just(CapacityType::OnDemand), 1 => Just(CapacityType::Spot)],
+        ),
     )
         .prop_map(
-            move |(allocatable, gpu_memory_bytes, price, blocked, newer)| InstanceType {
-                name: name.to_owned(),
-                gpu_model: "GPU".to_owned(),
-                gpu_memory_bytes,
-                compute_capability: 70 + 10 * newer,
-                allocatable,
-                price_micro_dollars: price.map(|dollars| dollars * 1_000_000),
-                blocked: blocked.map(|offset| BlockedOffer {
-                    until_seconds: NOW + offset,
-                    reason: "quota".to_owned(),
-                }),
+            move |(allocatable, gpu_memory_bytes, price, blocked, newer, (zone, capacity_type))| {
+                InstanceType {
+                    name: name.to_owned(),
+                    gpu_model: "GPU".to_owned(),
+                    gpu_memory_bytes,
+                    compute_capability: 70 + 10 * newer,
+                    allocatable,
+                    price_micro_dollars: price.map(|dollars| dollars * 1_000_000),
+                    blocked: blocked.map(|offset| BlockedOffer {
+                        until_seconds: NOW + offset,
+                        reason: "quota".to_owned(),
+                    }),
+                    zone: zone.to_owned(),
+                    capacity_type,
+                }
             },
         )
 }
 
 fn catalogue() -> impl Strategy<Value = Vec<InstanceType>> {
     let all = TYPES.map(instance_type);
-    (all, 0..=TYPES.len()).prop_map(|(types, count)| types.into_iter().take(count).collect())
+    let elsewhere = TYPES.map(instance_type);
+    (all, elsewhere, 0..=TYPES.len()).prop_map(|(types, elsewhere, count)| {
+        let pairs = types.into_iter().zip(elsewhere).take(count);
+        pairs
+            .flat_map(|(one, other)| {
+                let differs = (&one.zone, one.capacity_type) != (&other.zone, other.capacity_type);
+                [Some(one), differs.then_some(other)]
+            })
+            .flatten()
+            .collect()
+    })
 }
 
 fn node_name(index: usize) -> String {

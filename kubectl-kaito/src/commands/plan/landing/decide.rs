@@ -7,12 +7,24 @@ use k8s_openapi::api::core::v1::Pod;
 use kaito_api::Workspace;
 use kaito_placement::plan::{Assignment, Blocker, Plan, PlannedNode, Waiting};
 use kaito_placement::planner;
+use kaito_placement::snapshot::Snapshot;
 use kaito_snapshot::cluster::{self, Memory, Objects};
 use kaito_snapshot::sizing::{self, NodeMode, Sizing, Surroundings};
 use kube::ResourceExt;
 
 use crate::commands::plan::objects::Recorded;
 use crate::view::facts::node_of;
+
+/// Where Workspaces land, and the plan that says so.
+#[derive(Debug)]
+pub struct Decided {
+    /// One per Workspace asked for, in their order.
+    pub landings: Vec<Landing>,
+    /// What the plan was made from.
+    pub snapshot: Snapshot,
+    /// The plan for everybody.
+    pub plan: Plan,
+}
 
 /// Where one Workspace lands.
 #[derive(Debug)]
@@ -59,7 +71,7 @@ impl Landing {
 
 /// Decides for `targets`, each in turn taking the place of a Workspace of its name in `recorded`.
 #[must_use]
-pub fn decide(recorded: &Recorded, targets: &[Arc<Workspace>], now: Timestamp) -> Vec<Landing> {
+pub fn decide(recorded: &Recorded, targets: &[Arc<Workspace>], now: Timestamp) -> Decided {
     let mut objects = Objects {
         nodes: recorded.nodes.clone(),
         pods: recorded.pods.clone(),
@@ -93,12 +105,16 @@ pub fn decide(recorded: &Recorded, targets: &[Arc<Workspace>], now: Timestamp) -
         hypothetical: true,
         ..Memory::default()
     };
-    let plan = planner::plan(&cluster::snapshot(&objects, &memory, now.as_second()));
-    targets
-        .iter()
-        .zip(sizes)
-        .map(|(target, size)| landing(recorded, &plan, target, size))
-        .collect()
+    let snapshot = cluster::snapshot(&objects, &memory, now.as_second());
+    let plan = planner::plan(&snapshot);
+    let landings = targets.iter().zip(sizes);
+    Decided {
+        landings: landings
+            .map(|(target, size)| landing(recorded, &plan, target, size))
+            .collect(),
+        snapshot,
+        plan,
+    }
 }
 
 fn same(one: &Workspace, other: &Workspace) -> bool {
@@ -241,7 +257,7 @@ mod tests {
             can_buy: true,
             ..Recorded::default()
         };
-        let found = decide(&recorded, &[workspace("phi", None)], now());
+        let found = decide(&recorded, &[workspace("phi", None)], now()).landings;
         let Decision::Assign(assignment) = &found[0].decision else {
             panic!("{:?}", found[0].decision)
         };
@@ -257,13 +273,13 @@ mod tests {
             can_buy: true,
             ..Recorded::default()
         };
-        let found = decide(&recorded, &targets, now());
+        let found = decide(&recorded, &targets, now()).landings;
         let Decision::Buy(bought, _) = &found[1].decision else {
             panic!("{:?}", found[1].decision)
         };
         assert_eq!(bought.len(), 1);
         recorded.can_buy = false;
-        let found = decide(&recorded, &targets, now());
+        let found = decide(&recorded, &targets, now()).landings;
         assert!(
             matches!(found[1].decision, Decision::Wait(_)),
             "{:?}",
@@ -284,7 +300,8 @@ mod tests {
             },
             &[target],
             now(),
-        );
+        )
+        .landings;
         let Decision::Refused(error) = &found[0].decision else {
             panic!("{:?}", found[0].decision)
         };
