@@ -1,0 +1,66 @@
+//! The real SmolLM2-135M-Instruct, where it lies: `KAITO_MODEL_SMOLLM2` names the GGUF file, else the cache is looked in.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::engine::{Ends, Engine, Event, Limits, Reason, Request};
+use crate::metrics::Metrics;
+use crate::model::Source;
+use crate::text::tokenizer::Begin;
+use crate::text::{Message, Sampling, Tokenizer};
+
+fn weights() -> Option<PathBuf> {
+    let named = std::env::var_os("KAITO_MODEL_SMOLLM2").map(PathBuf::from);
+    let cached = std::env::var_os("KAITO_CACHE")
+        .map(|cache| PathBuf::from(cache).join("models/SmolLM2-135M-Instruct.Q4_1.gguf"));
+    named.or(cached).filter(|path| path.is_file())
+}
+
+#[tokio::test]
+async fn the_real_model_names_three_colours() {
+    let Some(path) = weights() else {
+        eprintln!("skipped: set KAITO_MODEL_SMOLLM2 to the GGUF file of SmolLM2-135M-Instruct");
+        return;
+    };
+    let source = Source::open(&path).unwrap();
+    let tokenizer = Arc::new(Tokenizer::load(&source).unwrap());
+    let model = Arc::new(source.load(Some(512)).unwrap());
+    let limits = Limits {
+        sequences: 2,
+        queue: 2,
+        step_tokens: 64,
+        cache_bytes: 64 << 20,
+        threads: 2,
+    };
+    let (engine, _ended) =
+        Engine::start(model, Arc::clone(&tokenizer), limits, Metrics::default()).unwrap();
+    let message = Message {
+        role: "user".to_owned(),
+        content: "Name three colours.".to_owned(),
+    };
+    let prompt = tokenizer.template().unwrap().render(&[message]).unwrap();
+    let request = Request {
+        tokens: tokenizer.encode(&prompt, Begin::Left).unwrap(),
+        max_tokens: 32,
+        sampling: Sampling {
+            temperature: 0.0,
+            ..Sampling::default()
+        },
+        stops: Vec::new(),
+        adapter: None,
+        ends: Ends::Heeded,
+    };
+    let mut receiver = engine.submit(request).unwrap();
+    let mut text = String::new();
+    loop {
+        match receiver.recv().await.unwrap() {
+            Event::Text(more) => text.push_str(&more),
+            Event::Done { reason, .. } => {
+                assert_eq!(reason, Reason::Stop);
+                break;
+            }
+        }
+    }
+    // What candle's own implementation of the model says to the same prompt.
+    assert_eq!(text, "1. Red\n2. Blue\n3. Green");
+}
