@@ -13,6 +13,7 @@ MODULES = (
     "kaito_trainer.training",
     "kaito_trainer.model",
     "kaito_trainer.adapter",
+    "kaito_trainer.answering",
     "yaml",
     "torch",
     "transformers",

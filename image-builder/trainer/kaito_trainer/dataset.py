@@ -187,16 +187,17 @@ def find(path: str, settings: DatasetSettings, notes: list[str]) -> list[DataFil
         names = sorted(os.path.relpath(name, root) for name in walk(root))
     else:
         raise Failure("DatasetInvalid", f"{base}: no such file or folder; the data set is expected there")
-    files, unknown = [], []
+    files, unknown, beside = [], [], []
     for name in names:
         full = os.path.join(root, name)
         kind = format_of(full, settings.extension)
         if kind:
             files.append(DataFile(full, kind, is_evaluation(name), name))
-        elif kind is None:
-            unknown.append(name)
+        else:
+            (unknown if kind is None else beside).append(name)
     if not files:
-        found = f"found {', '.join(unknown[:10])}" if unknown else "the folder is empty"
+        others = [*unknown, *beside]
+        found = f"found {', '.join(others[:10])}" if others else "the folder is empty"
         raise Failure(
             "DatasetInvalid",
             f"{base}: no data file; {found}. Formats are told by extension: {', '.join(EXTENSIONS)} (also with .gz); "
