@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ BESIDE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state
 BESIDE_EXTENSIONS = (".md", ".txt", ".lock", ".sha256", ".yaml", ".yml", ".gitattributes", ".py")
 # The first word of a file's or folder's name that says its rows are for evaluation, as hubs name their splits.
 EVALUATION = ("test", "validation", "valid", "val", "eval", "dev")
+# A folder with more files than this is not a data set, or the wrong folder.
+FILES_LIMIT = 10_000
 # A CSV field larger than this is a broken quote, not a text.
 CSV_FIELD_BYTES = 16 << 20
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "tool": "tool"}
@@ -184,7 +187,9 @@ def find(path: str, settings: DatasetSettings, notes: list[str]) -> list[DataFil
         root = os.path.dirname(base)
     elif os.path.isdir(base):
         root = base
-        names = sorted(os.path.relpath(name, root) for name in walk(root))
+        names = sorted(os.path.relpath(name, root) for name in itertools.islice(walk(root), FILES_LIMIT + 1))
+        if len(names) > FILES_LIMIT:
+            raise Failure("DatasetInvalid", f"{base}: holds more than {FILES_LIMIT} files; is it the right folder?")
     else:
         raise Failure("DatasetInvalid", f"{base}: no such file or folder; the data set is expected there")
     files, unknown, beside = [], [], []
@@ -220,12 +225,14 @@ def narrowed(path: str, inside: str | None) -> str:
 
 
 def walk(root: str) -> Iterator[str]:
-    """All files below a folder, without hidden ones."""
+    """All regular files below a folder, without hidden ones. Reading a pipe or a socket would wait for ever."""
     for folder, folders, names in os.walk(root, followlinks=False):
+        # Mounted ConfigMaps keep their files in hidden folders, volumes have lost+found.
         folders[:] = sorted(name for name in folders if not name.startswith((".", "lost+found")))
         for name in names:
-            if not name.startswith("."):
-                yield os.path.join(folder, name)
+            path = os.path.join(folder, name)
+            if not name.startswith(".") and os.path.isfile(path):
+                yield path
 
 
 def format_of(path: str, extension: str | None) -> str | None:
