@@ -47,6 +47,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let mode = args.dry_run.mode(context)?;
     let mut parts = manifests::parts(&Selection {
         workloads: true,
+        simulated_cloud: true,
         ..Selection::default()
     })?;
     parts.retain(|part| args.crds || part.role != Role::Definitions);

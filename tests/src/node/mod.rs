@@ -7,6 +7,7 @@
 //! [`Node::start`] moves the calling thread into the node's network, where the API server, pods and Services can be
 //! reached from, and [`Node::stop`] moves it back. So it wants a runtime with one thread, which `#[tokio::test]` makes.
 
+mod built;
 pub mod cage;
 mod cgroups;
 mod image;

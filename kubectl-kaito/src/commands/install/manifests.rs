@@ -3,7 +3,7 @@
 use kaito_api::names::PLUGIN_MANAGER;
 use kube::api::ApiResource;
 use kube::core::{GroupVersionKind, ObjectMeta};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::cluster::kinds::Kind;
 use crate::error::Failure;
@@ -16,6 +16,7 @@ const ADMISSION: &str = include_str!("../../../../scheduler/deploy/admission/wor
 const RBAC_SCHEDULER: &str = include_str!("../../../../scheduler/deploy/rbac-scheduler.yaml");
 const RBAC_PROVISIONER: &str = include_str!("../../../../scheduler/deploy/rbac-provisioner.yaml");
 const WORKLOADS: &str = include_str!("../../../../scheduler/deploy/workloads.yaml");
+const PROVISIONER: &str = include_str!("../../../../scheduler/deploy/workloads-provisioner.yaml");
 
 /// What stands for the scheduler's image in the manifests.
 const IMAGE: &str = "IMAGE";
@@ -31,8 +32,14 @@ pub struct Selection {
     pub crds_only: bool,
     /// Deployments too.
     pub workloads: bool,
-    /// Image of the scheduler.
+    /// Image of the scheduler and the provisioner.
     pub image: Option<String>,
+    /// Further arguments of the scheduler.
+    pub scheduler_arguments: Vec<String>,
+    /// Secret in our namespace that lets nodes pull the image.
+    pub pull_secret: Option<String>,
+    /// The provisioner with the simulated cloud too.
+    pub simulated_cloud: bool,
 }
 
 /// Objects that are applied together; the next part needs this one to work.
@@ -72,15 +79,47 @@ pub fn parts(selection: &Selection) -> Result<Vec<Part>, Failure> {
     parts.push(part(Role::Admission, &[ADMISSION])?);
     parts.push(part(Role::Rights, &[RBAC_SCHEDULER, RBAC_PROVISIONER])?);
     if selection.workloads {
-        let mut workloads = part(Role::Workloads, &[WORKLOADS])?;
-        let image = selection.image.as_deref().unwrap_or(IMAGE);
-        workloads
-            .objects
-            .iter_mut()
-            .for_each(|object| set_image(object, image));
-        parts.push(workloads);
+        parts.push(workloads(selection)?);
     }
     Ok(parts)
+}
+
+fn workloads(selection: &Selection) -> Result<Part, Failure> {
+    let mut workloads = part(Role::Workloads, &[WORKLOADS])?;
+    if let Some(scheduler) = workloads.objects.first_mut() {
+        append_arguments(scheduler, &selection.scheduler_arguments);
+    }
+    if selection.simulated_cloud {
+        let provisioner = part(Role::Workloads, &[PROVISIONER])?;
+        workloads.objects.extend(provisioner.objects);
+    }
+    for object in &mut workloads.objects {
+        set_image(object, selection.image.as_deref().unwrap_or(IMAGE));
+        if let Some(secret) = &selection.pull_secret {
+            set_pull_secret(object, secret);
+        }
+    }
+    Ok(workloads)
+}
+
+/// Arguments after those that the manifest has: the last one of a name wins.
+fn append_arguments(object: &mut Value, arguments: &[String]) {
+    let present = object
+        .pointer_mut("/spec/template/spec/containers/0/args")
+        .and_then(Value::as_array_mut);
+    if let Some(present) = present {
+        present.extend(arguments.iter().cloned().map(Value::String));
+    }
+}
+
+fn set_pull_secret(object: &mut Value, secret: &str) {
+    let pod = object
+        .pointer_mut("/spec/template/spec")
+        .and_then(Value::as_object_mut);
+    if let Some(pod) = pod {
+        let secrets = json!([{ "name": secret }]);
+        pod.insert("imagePullSecrets".to_owned(), secrets);
+    }
 }
 
 fn part(role: Role, texts: &[&str]) -> Result<Part, Failure> {
@@ -168,6 +207,9 @@ mod tests {
             crds_only: false,
             workloads: true,
             image: Some("registry/x:1".to_owned()),
+            scheduler_arguments: vec!["--node-provisioner=byo".to_owned()],
+            pull_secret: Some("pull".to_owned()),
+            simulated_cloud: true,
         };
         let parts = parts(&selection).unwrap();
         let references: Vec<String> = parts
@@ -184,6 +226,7 @@ mod tests {
             "serviceaccount/kaito-scheduler",
             "serviceaccount/kaito-provisioner",
             "deployment.apps/kaito-scheduler",
+            "deployment.apps/kaito-provisioner",
         ] {
             assert!(
                 references.iter().any(|reference| reference == expected),
@@ -192,6 +235,8 @@ mod tests {
         }
         let text = serde_json::to_string(&parts.last().unwrap().objects).unwrap();
         assert!(text.contains("\"registry/x:1\"") && !text.contains("\"IMAGE\""));
+        assert_eq!(text.matches("--node-provisioner=byo").count(), 1);
+        assert_eq!(text.matches("\"imagePullSecrets\":[{\"name\":\"pull\"}]").count(), 2);
     }
 
     #[test]

@@ -21,6 +21,17 @@ use crate::output::{escape, yaml};
 
 use self::manifests::{Part, Selection};
 
+/// Where nodes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum NodeSource {
+    /// Whoever serves NodeClaims in the cluster.
+    Karpenter,
+    /// Existing nodes only.
+    Byo,
+    /// Our provisioner with the simulated cloud.
+    Simulated,
+}
+
 /// Flags of `install`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
@@ -29,6 +40,9 @@ use self::manifests::{Part, Selection};
 
   # Everything
   kubectl kaito install --image registry.example.com/kaito-scheduler:v0.1.0
+
+  # For a cluster whose nodes are all there: nothing is ever bought
+  kubectl kaito install --image registry.example.com/kaito-scheduler:v0.1.0 --nodes byo
 
   # The manifests, for a repository or another tool
   kubectl kaito install generate --image registry.example.com/kaito-scheduler:v0.1.0 > kaito.yaml
@@ -47,6 +61,21 @@ pub struct Args {
     /// Image of kaito-scheduler; required for the Deployments
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
+    /// Image of kaito-runtime, which serves small models on CPUs
+    #[arg(long, value_name = "IMAGE")]
+    pub runtime_image: Option<String>,
+    /// Image of image-builder, which pulls and pushes in pods
+    #[arg(long, value_name = "IMAGE")]
+    pub tools_image: Option<String>,
+    /// Image of the GPU engine and trainer
+    #[arg(long, value_name = "IMAGE")]
+    pub engine_image: Option<String>,
+    /// Secret in namespace kaito-system that lets nodes pull the image
+    #[arg(long, value_name = "SECRET")]
+    pub image_pull_secret: Option<String>,
+    /// Where nodes come from: karpenter (NodeClaims), byo (existing nodes only) or simulated (pretended machines)
+    #[arg(long, value_name = "SOURCE", value_enum, default_value_t = NodeSource::Karpenter, hide_possible_values = true)]
+    pub nodes: NodeSource,
     /// How far to go.
     #[command(flatten)]
     pub dry_run: DryRunFlag,
@@ -65,6 +94,23 @@ pub struct Args {
     pub timeout: GoDuration,
 }
 
+/// What the scheduler is told besides its own defaults.
+fn scheduler_arguments(args: &Args) -> Vec<String> {
+    let images = [
+        ("runtime-image", &args.runtime_image),
+        ("tools-image", &args.tools_image),
+        ("engine-image", &args.engine_image),
+    ];
+    let mut arguments: Vec<String> = images
+        .into_iter()
+        .filter_map(|(flag, image)| Some(format!("--{flag}={}", image.as_ref()?)))
+        .collect();
+    if args.nodes == NodeSource::Byo {
+        arguments.push("--node-provisioner=byo".to_owned());
+    }
+    arguments
+}
+
 /// Applies (or prints) the manifests.
 ///
 /// # Errors
@@ -76,6 +122,9 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
         crds_only: args.crds_only,
         workloads: !args.without_workloads && !args.crds_only,
         image: args.image.clone(),
+        scheduler_arguments: scheduler_arguments(args),
+        pull_secret: args.image_pull_secret.clone(),
+        simulated_cloud: args.nodes == NodeSource::Simulated,
     };
     if selection.workloads && selection.image.is_none() {
         return Err(Failure::error("the Deployments need an image: name it with --image")
