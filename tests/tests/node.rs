@@ -89,14 +89,15 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}
     )
 }
 
-/// A pod that sleeps, with as many GPUs as asked for.
+/// A pod that sleeps, with as many GPUs as asked for. It has time to end, so that its GPUs are counted as free only
+/// once kubelet has ended it.
 fn sleeper(name: &str, image: &str, gpus: u32) -> String {
     format!(
         "apiVersion: v1
 kind: Pod
 metadata: {{name: {name}}}
 spec:
-  terminationGracePeriodSeconds: 0
+  terminationGracePeriodSeconds: 1
   imagePullSecrets: [{{name: registry}}]
   containers:
     - name: main
@@ -389,7 +390,7 @@ resource: {{labelSelector: {{matchLabels: {{kubernetes.io/os: linux}}}}}}
 inference:
   template:
     spec:
-      terminationGracePeriodSeconds: 0
+      terminationGracePeriodSeconds: 1
       imagePullSecrets: [{{name: registry}}]
       containers:
         - name: server
