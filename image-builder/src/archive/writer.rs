@@ -62,14 +62,12 @@ pub fn write(entries: &[Entry]) -> Result<Vec<Part>, ArchiveError> {
     Ok(output.parts)
 }
 
-/// Where the bytes of the first file begin, for archives of one file.
+/// Where the bytes of the file begin in an archive of one file of `size` bytes.
 #[must_use]
-pub fn data_offset(parts: &[Part]) -> u64 {
-    parts
-        .iter()
-        .take_while(|part| matches!(part, Part::Bytes(_)))
-        .map(Part::size)
-        .sum()
+pub fn data_offset(parts: &[Part], size: u64) -> u64 {
+    let total: u64 = parts.iter().map(Part::size).sum();
+    let after = size + padding(size) as u64 + (BLOCK * 2) as u64;
+    total.saturating_sub(after)
 }
 
 /// Zeros after this many bytes, up to the next block.

@@ -256,9 +256,8 @@ fn tar_annotations(
         ]));
     };
     let mut annotations = file_annotations(file, FileKind::of(&file.path).1)?;
-    let streamed = parts.iter().any(|part| matches!(part, Part::File { .. }));
-    if encoding == Encoding::Plain && streamed {
-        let offset = archive::data_offset(parts);
+    if encoding == Encoding::Plain {
+        let offset = archive::data_offset(parts, file.size);
         annotations.insert(key::DATA_OFFSET.to_owned(), offset.to_string());
     }
     Ok(annotations)
