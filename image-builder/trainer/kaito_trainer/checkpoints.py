@@ -41,9 +41,9 @@ def synchronise(path: str) -> None:
         os.close(handle)
 
 
-def newest(folder: str, fingerprint: str) -> tuple[str | None, list[str]]:
-    """The newest whole checkpoint of this run, and a note on each one that was removed because it cannot be used."""
-    notes: list[str] = []
+def newest(folder: str, fingerprint: str) -> tuple[str | None, dict[str, str]]:
+    """The newest whole checkpoint of this run, and for each one that cannot be used its path and why. Changes nothing."""
+    faults: dict[str, str] = {}
     best: tuple[int, str] | None = None
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         match = NAME.match(name)
@@ -52,11 +52,17 @@ def newest(folder: str, fingerprint: str) -> tuple[str | None, list[str]]:
             continue
         fault = fault_of(path, fingerprint)
         if fault:
-            notes.append(f"{name} was removed: {fault}")
-            shutil.rmtree(path)
+            faults[path] = fault
         elif best is None or int(match[1]) > best[0]:
             best = (int(match[1]), path)
-    return (best[1] if best else None), notes
+    return (best[1] if best else None), faults
+
+
+def remove(faults: dict[str, str]) -> list[str]:
+    """Removes checkpoints that cannot be used; returns a note on each."""
+    for path in faults:
+        shutil.rmtree(path)
+    return [f"{os.path.basename(path)} was removed: {fault}" for path, fault in faults.items()]
 
 
 def fault_of(path: str, fingerprint: str) -> str | None:

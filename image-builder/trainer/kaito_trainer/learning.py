@@ -1,4 +1,4 @@
-"""Notices that a run has stopped learning. Must not import torch."""
+"""Keeps a run learning, and notices when it has stopped. Must not import torch."""
 
 from __future__ import annotations
 
@@ -43,6 +43,21 @@ class LearningWatch:
         if gradient_norm is not None and not math.isfinite(gradient_norm) and not self.overflow_is_normal:
             return "the gradient is not a number"
         return None
+
+
+def keep_gradients(model) -> int:
+    """Keeps bitsandbytes from repacking 4-bit layers for inference on a CPU; returns how many it would have.
+
+    On processors with AVX512-BF16, the first evaluation packs such a layer for a fused kernel that has no gradient, and
+    training does not undo that: every later gradient is exactly 0 and no error is raised (seen with 0.49 and 0.50). The
+    layer asks this flag before it packs.
+    """
+    kept = 0
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
+            kept += 1
+    return kept
 
 
 def steps_of_run(rows: int, batch: int, accumulation: int, processes: int, epochs: float, max_steps: int) -> int:

@@ -9,6 +9,7 @@ import transformers
 
 from .config import Settings
 from .failure import Failure
+from .learning import keep_gradients
 from .model_files import ModelFiles
 
 # Marks in /proc/cpuinfo of processors that multiply bfloat16 in hardware.
@@ -75,21 +76,6 @@ def quantization_of(settings: Settings, dtype: str):
         # A GPU without bfloat16 cannot compute in it here either.
         values["bnb_4bit_compute_dtype"] = "float16"
     return transformers.BitsAndBytesConfig(**values)
-
-
-def keep_gradients(model) -> int:
-    """Keeps bitsandbytes from repacking 4-bit layers for inference on a CPU; returns how many it would have.
-
-    On processors with AVX512-BF16, the first evaluation packs such a layer for a fused kernel that has no gradient, and
-    training does not undo that: every later gradient is exactly 0 and no error is raised (seen with 0.49 and 0.50). The
-    layer asks this flag before it packs.
-    """
-    kept = 0
-    for module in model.modules():
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            module.support_avx512bf16_for_cpu = False
-            kept += 1
-    return kept
 
 
 def tokenizer(files: ModelFiles, settings: Settings):

@@ -97,21 +97,16 @@ def already_done(run: Run) -> dict | None:
 def find_checkpoint(run: Run) -> str | None:
     """The checkpoint to go on from; everything of other runs and half-written ones is removed."""
     folder = os.path.join(run.output, CHECKPOINTS)
-    # The first process cleans up for all; the others meet what it left.
-    if processes.rank() > 0:
-        return wait_for_first(folder, run)
-    if run.fresh:
+    first = processes.rank() == 0
+    # The first process cleans up for all. Nobody trains yet, so nothing is being written meanwhile.
+    if first and run.fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder, exist_ok=True)
-    found, notes = checkpoints.newest(folder, run.fingerprint)
-    for note in notes:
-        run.reporter.note(note)
-    return found
-
-
-def wait_for_first(folder: str, run: Run) -> str | None:
-    """What the first process found. It has not started to train yet, so nothing is being written."""
-    found, _ = checkpoints.newest(folder, run.fingerprint)
+    if first:
+        os.makedirs(folder, exist_ok=True)
+    found, faults = (None, {}) if run.fresh else checkpoints.newest(folder, run.fingerprint)
+    if first:
+        for note in checkpoints.remove(faults):
+            run.reporter.note(note)
     return found
 
 

@@ -43,33 +43,34 @@ class Checkpoints(InFolder):
     def test_the_newest_by_number_is_taken(self):
         self.checkpoint(5)
         newest = self.checkpoint(10)
-        self.assertEqual(checkpoints.newest(self.folder, "this run"), (newest, []))
+        self.assertEqual(checkpoints.newest(self.folder, "this run"), (newest, {}))
 
-    def test_one_without_a_seal_is_removed_and_the_one_before_taken(self):
+    def test_one_without_a_seal_is_passed_over_and_removed(self):
         whole = self.checkpoint(5)
         self.write("checkpoint-10/weights", "half")
-        found, notes = checkpoints.newest(self.folder, "this run")
+        found, faults = checkpoints.newest(self.folder, "this run")
         self.assertEqual(found, whole)
-        self.assertIn("checkpoint-10", notes[0])
+        self.assertTrue(os.path.exists(self.path("checkpoint-10")))
+        self.assertIn("checkpoint-10 was removed", checkpoints.remove(faults)[0])
         self.assertFalse(os.path.exists(self.path("checkpoint-10")))
 
-    def test_one_with_a_file_that_was_cut_or_lost_is_removed(self):
+    def test_one_with_a_file_that_was_cut_or_lost_is_not_whole(self):
         for step, damage in ((5, lambda path: os.truncate(path, 1)), (6, os.remove)):
             damage(os.path.join(self.checkpoint(step), "weights"))
-        found, notes = checkpoints.newest(self.folder, "this run")
+        found, faults = checkpoints.newest(self.folder, "this run")
         self.assertIsNone(found)
-        self.assertEqual(len(notes), 2)
+        self.assertEqual(len(faults), 2)
 
-    def test_one_of_another_run_is_removed(self):
-        self.checkpoint(5, "another run")
-        found, notes = checkpoints.newest(self.folder, "this run")
+    def test_one_of_another_run_is_not_taken(self):
+        folder = self.checkpoint(5, "another run")
+        found, faults = checkpoints.newest(self.folder, "this run")
         self.assertIsNone(found)
-        self.assertIn("other data", notes[0])
+        self.assertIn("other data", faults[folder])
 
     def test_other_folders_and_a_missing_folder_are_no_checkpoints(self):
         self.write("notes/file", "x")
-        self.assertEqual(checkpoints.newest(self.folder, "this run"), (None, []))
-        self.assertEqual(checkpoints.newest(self.path("none"), "this run"), (None, []))
+        self.assertEqual(checkpoints.newest(self.folder, "this run"), (None, {}))
+        self.assertEqual(checkpoints.newest(self.path("none"), "this run"), (None, {}))
 
 
 class Learning(unittest.TestCase):
@@ -98,6 +99,22 @@ class Learning(unittest.TestCase):
         learning.LearningWatch(1, overflow_is_normal=True).logged(1, 2.0, float("inf"))
         with self.assertRaises(Failure):
             learning.LearningWatch(1).logged(1, 2.0, float("inf"))
+
+    def test_four_bit_layers_are_kept_from_packing_themselves_for_inference(self):
+        class Layer:
+            def __init__(self, flag=None):
+                if flag is not None:
+                    self.support_avx512bf16_for_cpu = flag
+
+        class Model:
+            layers = [Layer(True), Layer(False), Layer(), Layer(True)]
+
+            def modules(self):
+                return iter(self.layers)
+
+        self.assertEqual(learning.keep_gradients(Model()), 2)
+        self.assertFalse(any(getattr(layer, "support_avx512bf16_for_cpu", False) for layer in Model.layers))
+        self.assertFalse(hasattr(Model.layers[2], "support_avx512bf16_for_cpu"))
 
     def test_steps_are_counted_as_the_library_does(self):
         self.assertEqual(learning.steps_of_run(180, 4, 1, 1, 1, -1), 45)
