@@ -125,10 +125,10 @@ pub(crate) fn mixed(pods: u64, types: u64, seed: u64) -> Problem {
     problem
 }
 
-/// Name, GPU memory in GiB and offer of every priced NVIDIA type of one cloud.
-pub(crate) fn sku_offers(cloud: &str) -> Vec<(String, u64, Offer)> {
+/// Name, GPU memory in GiB and offer of every NVIDIA type that has a price and is not retired (all of them Azure's).
+pub(crate) fn sku_offers() -> Vec<(String, u64, Offer)> {
     let table = include_str!("../../../api/data/instance_types.csv");
-    let lines = table.lines().filter(|line| line.starts_with(cloud));
+    let lines = table.lines().filter(|line| line.starts_with("azure"));
     lines
         .filter_map(|line| {
             let cells: Vec<&str> = line.split(',').collect();
@@ -154,9 +154,9 @@ pub(crate) fn sku_offers(cloud: &str) -> Vec<(String, u64, Offer)> {
 
 /// GPU pods of up to `kinds` kinds on the SKU table: 1, 2, 4 or 8 GPUs of at least 16 to 80 GiB, 2 to 11 cores and 8 to
 /// 100 GiB of memory for each GPU.
-pub(crate) fn gpu(pods: u64, kinds: usize, cloud: &str, seed: u64) -> Problem {
+pub(crate) fn gpu(pods: u64, kinds: usize, seed: u64) -> Problem {
     let mut random = Random(seed);
-    let skus = sku_offers(cloud);
+    let skus = sku_offers();
     let mut problem = Problem {
         offers: skus.iter().map(|(_, _, offer)| *offer).collect(),
         ..Problem::default()

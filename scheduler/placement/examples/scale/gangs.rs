@@ -111,7 +111,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Vec<Row>> {
     let mut packer = Packer::new(&nodes, &settings)?;
     load(&mut packer, &nodes, &mut rng)?;
     let wanted = gang(Level::Block, Some(Level::Rack));
-    let mut watch = Stopwatch::default();
+    let mut watch = Stopwatch::start();
     let mut racks = 0;
     let mut first = String::new();
     for number in 0..arguments.gangs {
@@ -139,7 +139,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Vec<Row>> {
     let note = format!("first: {first}; mean {mean:.1} racks");
     let mut rows = vec![watch.row("gang 64, block", nodes.len(), note)];
     let impossible = gang(Level::Rack, None);
-    let mut watch = Stopwatch::default();
+    let mut watch = Stopwatch::start();
     let mut reason = String::new();
     for _ in 0..arguments.gangs {
         match watch.time(|| packer.place_gang(&impossible))? {

@@ -127,7 +127,7 @@ pub(crate) fn fill(
     let records: Vec<PodRecord> = (0..recorded).map(record).collect();
     let capacity = packer.idle_milli() as f64;
     let mut running: Vec<Placement> = Vec::new();
-    let mut watch = Stopwatch::default();
+    let mut watch = Stopwatch::start();
     for id in queue {
         running.extend(watch.time(|| packer.place(id))?);
     }
@@ -179,7 +179,7 @@ pub(crate) fn churn(
             }
         }
     }
-    let mut watch = Stopwatch::default();
+    let mut watch = Stopwatch::start();
     let mut refused = 0;
     for _ in 0..arguments.churn_steps {
         let leaving = (!running.is_empty()).then(|| running.swap_remove(rng.below(running.len())));

@@ -151,11 +151,6 @@ impl<'a> Recount<'a> {
                     "the victim is of equal or higher priority and within its share",
                 );
             }
-        } else if let Some(surplus) = self.occupants.surplus_gpus.get(&running.queue) {
-            // Whoever leaves for its priority shrinks what can be reclaimed from the queue too.
-            let gpus = u128::from(running.per_member.gpus) * running.members.len() as u128;
-            let reclaimed = self.reclaimed.entry(&running.queue).or_default();
-            *reclaimed = (*reclaimed + gpus).min(u128::from(*surplus));
         }
         for member in &running.members {
             if let Some(left) = self.free.get_mut(&member.node) {

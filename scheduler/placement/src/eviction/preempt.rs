@@ -91,13 +91,16 @@ impl<'a> Hunt<'a> {
         let mut victims: Vec<usize> = Vec::new();
         while self.room(demand, wanted) < wanted {
             let Some(step) = self.next_step(demand) else {
+                if !victims.is_empty() {
+                    self.frontiers.clear();
+                }
                 for victim in victims.drain(..).rev() {
-                    self.bring_back(victim);
+                    self.turn(victim, demand, Turn::Back);
                 }
                 return Err(self.refusal(demand));
             };
             for victim in step.victims {
-                self.evict(victim);
+                self.turn(victim, demand, Turn::Out);
                 victims.push(victim);
             }
         }
@@ -282,15 +285,8 @@ impl<'a> Hunt<'a> {
         }
     }
 
-    fn evict(&mut self, position: usize) {
-        self.turn(position, Turn::Out);
-    }
-
-    fn bring_back(&mut self, position: usize) {
-        self.turn(position, Turn::Back);
-    }
-
-    fn turn(&mut self, position: usize, turn: Turn) {
+    /// Counts a workload out for `demand`, or back in.
+    fn turn(&mut self, position: usize, demand: &Demand, turn: Turn) {
         let Some(running) = self.occupants.running.get(position) else {
             return;
         };
@@ -310,7 +306,9 @@ impl<'a> Hunt<'a> {
                 *left = turn.apply(*left, pods);
             }
         }
-        if let Some(surplus) = self.surplus.get_mut(running.queue.as_str()) {
+        if running.priority >= demand.priority
+            && let Some(surplus) = self.surplus.get_mut(running.queue.as_str())
+        {
             *surplus = turn.apply(*surplus, running.per_member.gpus.saturating_mul(pods));
         }
         match turn {
@@ -324,11 +322,13 @@ impl<'a> Hunt<'a> {
         victims.sort_unstable_by_key(|position| std::cmp::Reverse(self.rank(*position)));
         let mut needed = Vec::with_capacity(victims.len());
         for victim in victims.drain(..) {
-            self.bring_back(victim);
+            self.turn(victim, demand, Turn::Back);
             if self.room(demand, wanted) >= wanted {
+                // What its budget and its queue allow again may open any node.
+                self.frontiers.clear();
                 continue;
             }
-            self.evict(victim);
+            self.turn(victim, demand, Turn::Out);
             needed.push(victim);
         }
         *victims = needed;

@@ -66,8 +66,8 @@ pub(super) struct Cluster {
     /// Idle millicores and thousandths of all nodes.
     pub(super) idle_milli_cpu: i64,
     pub(super) idle_milli: i64,
-    /// Per node, pods of each class; empty unless wanted.
-    held: Vec<[u32; POD_CLASSES]>,
+    /// Per node, pods of each class; absent unless wanted.
+    held: Option<Vec<[u32; POD_CLASSES]>>,
 }
 
 /// Classes of GPU pods that the gpu-clustering policy keeps together: a share, then 1, 2, 4 and 8 GPUs.
@@ -129,8 +129,8 @@ impl Cluster {
             held: 0,
         });
         self.nodes.push(NodeState { group, devices });
-        if !self.held.is_empty() {
-            self.held.push([0; POD_CLASSES]);
+        if let Some(held) = &mut self.held {
+            held.push([0; POD_CLASSES]);
         }
         self.idle_milli_cpu += signed(shape.capacity.milli_cpu);
         self.idle_milli += self.configs.idle_milli(config);
@@ -150,12 +150,13 @@ impl Cluster {
 
     /// From now on groups also tell nodes apart by the classes of GPU pods they hold.
     pub(super) fn keep_pod_classes(&mut self) {
-        self.held = vec![[0; POD_CLASSES]; self.nodes.len()];
+        self.held = Some(vec![[0; POD_CLASSES]; self.nodes.len()]);
     }
 
     /// Counts a pod in or out, and says which classes the node holds then.
     fn count_class(&mut self, placement: &Placement, change: i32) -> u8 {
-        let Some(counts) = self.held.get_mut(placement.node as usize) else {
+        let held = self.held.as_mut();
+        let Some(counts) = held.and_then(|held| held.get_mut(placement.node as usize)) else {
             return 0;
         };
         if let Some((_, first)) = placement.devices.first() {

@@ -55,17 +55,21 @@ impl fmt::Display for GangRefusal {
         match level {
             None => write!(
                 formatter,
-                "the cluster holds {fitting} of {members} members; {each}"
-            ),
+                "the cluster holds {fitting} of {members} members"
+            )?,
             Some(level) if *domains == 0 => {
-                write!(formatter, "no node says which {level} it is in")
+                return write!(formatter, "no node says which {level} it is in");
             }
             Some(level) => write!(
                 formatter,
                 "all members must share one {level}, but the roomiest of {domains}, {domain}, holds {fitting} \
-                 of {members}; {each}"
-            ),
+                 of {members} members"
+            )?,
         }
+        if each.excluded.is_empty() {
+            return Ok(());
+        }
+        write!(formatter, "; of the others, {}", each.counts())
     }
 }
 
@@ -79,6 +83,12 @@ impl fmt::Display for Level {
             Self::Zone => "zone",
         })
     }
+}
+
+/// The level at which a gang wants few domains, if that is closer than where it must be anyway.
+fn preference(gang: &Gang) -> Option<Level> {
+    gang.preferred
+        .filter(|preferred| gang.required.is_none_or(|required| *preferred < required))
 }
 
 /// A part of the cluster, all of it if `None`.
@@ -153,8 +163,7 @@ impl Packer {
             .into_iter()
             .filter(|domain| room.within(*domain) >= members)
             .min_by_key(|domain| {
-                let parts = gang
-                    .preferred
+                let parts = preference(gang)
                     .map_or(0, |level| self.split(room, *domain, level, members).len());
                 (parts, room.within(*domain))
             })
@@ -195,7 +204,7 @@ impl Packer {
     ) -> Option<Vec<Placement>> {
         let mut left = gang.members as usize;
         let mut placed: Vec<Placement> = Vec::with_capacity(left);
-        let parts = gang.preferred.map_or_else(Vec::new, |level| {
+        let parts = preference(gang).map_or_else(Vec::new, |level| {
             let chosen = self.split(room, within, level, u64::from(gang.members));
             chosen
                 .into_iter()
@@ -205,7 +214,7 @@ impl Packer {
         // The domain itself comes last, for nodes that are in no domain of the preferred level.
         for part in parts.into_iter().chain([within]) {
             let outside = |node: &u32| {
-                gang.preferred.is_some_and(|level| {
+                preference(gang).is_some_and(|level| {
                     part == within && self.topology.domain_of(level, *node) != NOWHERE
                 })
             };
@@ -277,7 +286,7 @@ impl Packer {
                 self.topology.name(level, at).to_owned()
             }),
             domains: u32::try_from(domains.len()).unwrap_or(u32::MAX),
-            each: self.explain(spec),
+            each: self.explain(spec, None),
         }
     }
 }

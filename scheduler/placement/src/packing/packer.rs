@@ -312,10 +312,10 @@ impl Packer {
         Some(self.names.get(host).copied().unwrap_or(NOWHERE))
     }
 
-    /// What each node lacks for one more pod.
-    pub(super) fn explain(&mut self, spec: &Spec) -> Refusal {
+    /// What each node lacks for one more pod; nodes that would hold it are counted under `fitting`, or left out.
+    pub(super) fn explain(&mut self, spec: &Spec, fitting: Option<Obstacle>) -> Refusal {
         let Some(only) = self.only_node(spec) else {
-            return explain(&mut self.cluster, spec);
+            return explain(&mut self.cluster, spec, fitting);
         };
         let all: usize = self
             .cluster
@@ -325,10 +325,10 @@ impl Packer {
         let mut others = u32::try_from(all).unwrap_or(u32::MAX);
         let mut refusal = Refusal::default();
         if let Some(state) = self.cluster.state_of(only) {
-            let obstacle = obstacle(&mut self.cluster, spec, &state);
+            let obstacle = obstacle(&mut self.cluster, spec, &state).or(fitting);
             refusal
                 .excluded
-                .insert(obstacle.unwrap_or(Obstacle::Occupied), 1);
+                .extend(obstacle.map(|obstacle| (obstacle, 1)));
             others -= 1;
         }
         if others > 0 {
@@ -403,7 +403,7 @@ impl Packer {
         {
             return refusal.clone();
         }
-        let refusal = self.explain(spec);
+        let refusal = self.explain(spec, Some(Obstacle::Occupied));
         self.refusals.insert(id.0, (now, refusal.clone()));
         refusal
     }

@@ -81,33 +81,42 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Refusal {
+    /// The counts in words, the most frequent first; empty if nothing is excluded.
+    #[must_use]
+    pub fn counts(&self) -> String {
         let mut parts: Vec<(&Obstacle, &u32)> = self.excluded.iter().collect();
         parts.sort_by(|left, right| right.1.cmp(left.1));
-        formatter.write_str("no node fits")?;
-        for (number, (obstacle, count)) in parts.iter().enumerate() {
-            let mark = if number == 0 { ": " } else { "; " };
-            write!(
-                formatter,
-                "{mark}{count} {}: {obstacle}",
-                if **count == 1 { "node" } else { "nodes" }
-            )?;
-        }
-        Ok(())
+        let worded = parts.into_iter().map(|(obstacle, count)| {
+            let nodes = if *count == 1 { "node" } else { "nodes" };
+            format!("{count} {nodes}: {obstacle}")
+        });
+        worded.collect::<Vec<_>>().join("; ")
     }
 }
 
-/// Counts what every node lacks: one look at each group of equal nodes.
-pub(super) fn explain(cluster: &mut Cluster, spec: &Spec) -> Refusal {
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.excluded.is_empty() {
+            return formatter.write_str("there is no node");
+        }
+        write!(formatter, "no node fits: {}", self.counts())
+    }
+}
+
+/// Counts what every node lacks: one look at each group of equal nodes. Nodes that would hold the request are counted
+/// under `fitting`, or left out.
+pub(super) fn explain(cluster: &mut Cluster, spec: &Spec, fitting: Option<Obstacle>) -> Refusal {
     let mut refusal = Refusal::default();
     let states: Vec<(State, usize)> = cluster
         .live()
         .map(|(_, group)| (group.state, group.members.len()))
         .collect();
     for (state, count) in states {
-        let obstacle = obstacle(cluster, spec, &state).unwrap_or(Obstacle::Occupied);
-        *refusal.excluded.entry(obstacle).or_default() += u32::try_from(count).unwrap_or(u32::MAX);
+        if let Some(obstacle) = obstacle(cluster, spec, &state).or(fitting) {
+            let nodes = u32::try_from(count).unwrap_or(u32::MAX);
+            *refusal.excluded.entry(obstacle).or_default() += nodes;
+        }
     }
     refusal
 }

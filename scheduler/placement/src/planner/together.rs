@@ -290,13 +290,14 @@ fn may_buy(demand: &Demand, offer: &InstanceType) -> bool {
 }
 
 impl<'a> Pass<'a> {
-    /// Gives a demand its fate again, its places being promised already. One that had none may find one now.
+    /// Gives a demand its fate again, its places being promised already. One that had none gets none: what happens to
+    /// be left over on nodes chosen for others is free for all once it is there.
     fn settle(&mut self, before: &Fate<'a>, shares: Vec<Share>) {
         let demand = before.demand;
         let served = match &before.served {
             Served::Now(assignment) => Served::Now(assignment.clone()),
             Served::Held(..) => keep(&self.ledger, demand, &shares),
-            Served::Later(_) => return self.serve(demand),
+            Served::Later(waiting) => Served::Later(waiting.clone()),
         };
         self.fates.push(Fate {
             demand,

@@ -14,7 +14,7 @@ const MOST_EXCHANGES: usize = 4_000;
 /// A pattern comes in if it is worth this much more than it costs; less is noise.
 const GAIN: f64 = 1.0 + 1e-6;
 /// A search for patterns ends when it has found so many.
-const ENOUGH_FOUND: usize = 16;
+const ENOUGH_FOUND: usize = 4_096;
 /// Most patterns that are remembered for the next exchanges.
 const MOST_KEPT: usize = 512;
 

@@ -115,7 +115,7 @@ fn spoil(fault: Fault, demand: &mut Demand, nodes: &mut [Node]) -> &'static str 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: ProptestConfig::default().cases.max(10_000), ..ProptestConfig::default() })]
 
     #[test]
     fn the_named_blocker_is_the_only_one_and_without_it_the_gang_is_placed(

@@ -3,6 +3,7 @@
 mod blockers;
 mod buying;
 mod checker;
+mod evicting;
 mod fixtures;
 mod packing;
 mod properties;
