@@ -5,7 +5,7 @@
 //! standard input does. With the first process the kernel ends every other process of the cage, containers included;
 //! with the last process go the mounts and the network. The keeper then removes what namespaces do not hold: control
 //! groups and the node's folder. So a node leaves nothing behind even if its owner is killed, and what a killed keeper
-//! leaves is found by [`super::leftovers`].
+//! leaves is removed by [`super::sweep`].
 //!
 //! Kernel settings that kubelet wants changed for the whole host are, inside the cage, ordinary files with the wanted
 //! values: the host's are never written.
