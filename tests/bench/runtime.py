@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -63,7 +64,18 @@ def llama(args):
 
     vocabulary = 49152
     prompt = [i * 97 % vocabulary for i in range(args.prompt_tokens)]
-    timings = complete(prompt, args.generate, True)["timings"]
+    complete(prompt[:8], 1, True)
+
+    def cpu():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+    # What reading costs is what is left when the same is done with one token of answer instead of many.
+    began = cpu()
+    complete(prompt, 1, True)
+    read = cpu()
+    timings = complete(prompt, args.generate + 1, True)["timings"]
+    reading = read - began
+    generating = cpu() - read - reading
     answers = []
     for prompt in json.loads(args.llama):
         choice = complete(prompt, args.generate, False)["choices"][0]
@@ -74,6 +86,8 @@ def llama(args):
                 "prompt_tokens_per_second": timings["prompt_per_second"],
                 "generated_tokens_per_second": timings["predicted_per_second"],
                 "first_token_seconds": timings["prompt_ms"] / 1000,
+                "prompt_tokens_per_cpu_second": args.prompt_tokens / reading,
+                "generated_tokens_per_cpu_second": args.generate / generating,
                 "peak_memory_bytes": peak_memory(),
                 "answers": answers,
             }
@@ -125,6 +139,8 @@ def main():
         ("prompt, tokens/s", "prompt_tokens_per_second", 1),
         ("generation, tokens/s", "generated_tokens_per_second", 1),
         ("first token, s", "first_token_seconds", 1),
+        ("prompt, tokens/CPU s", "prompt_tokens_per_cpu_second", 1),
+        ("generation, same", "generated_tokens_per_cpu_second", 1),
         ("peak memory, MiB", "peak_memory_bytes", 1 << 20),
     ]
     instructions = rounds[0][0]["instructions"]

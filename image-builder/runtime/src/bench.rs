@@ -43,6 +43,9 @@ struct Report {
     prompt_tokens_per_second: f64,
     generated_tokens_per_second: f64,
     first_token_seconds: f64,
+    /// The same by processor time: what one core does when others want the machine too.
+    prompt_tokens_per_cpu_second: f64,
+    generated_tokens_per_cpu_second: f64,
     peak_memory_bytes: u64,
     answers: Vec<Answer>,
 }
@@ -57,9 +60,50 @@ struct Answer {
     text: String,
 }
 
+/// Seconds that passed, and seconds that processors worked for this program.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    wall: f64,
+    cpu: f64,
+}
+
 struct Timing {
-    prompt: f64,
-    generation: f64,
+    prompt: Span,
+    generation: Span,
+}
+
+struct Clock {
+    started: Instant,
+    cpu: f64,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            cpu: cpu_seconds(),
+        }
+    }
+
+    fn stop(&self) -> Span {
+        Span {
+            wall: self.started.elapsed().as_secs_f64(),
+            cpu: cpu_seconds() - self.cpu,
+        }
+    }
+}
+
+/// Processor time of all threads, as Linux tells; 0 elsewhere.
+fn cpu_seconds() -> f64 {
+    let threads = std::fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let nanoseconds = threads.filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<f64>().ok()
+    });
+    nanoseconds.sum::<f64>() / 1e9
 }
 
 /// Measures and returns the report as JSON.
@@ -83,8 +127,10 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<String> {
             .map(|_| time(&model, args))
             .collect()
     });
-    let prompt = median(&mut timings, |timing| timing.prompt);
-    let generation = median(&mut timings, |timing| timing.generation);
+    let prompt = median(&mut timings, |timing| timing.prompt.wall);
+    let generation = median(&mut timings, |timing| timing.generation.wall);
+    let prompt_cpu = median(&mut timings, |timing| timing.prompt.cpu);
+    let generation_cpu = median(&mut timings, |timing| timing.generation.cpu);
     let mut answers = Vec::new();
     for question in &args.questions {
         let answer = pool.install(|| answer(&model, &tokenizer, question, args.generate));
@@ -97,6 +143,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<String> {
         prompt_tokens_per_second: args.prompt_tokens as f64 / prompt,
         generated_tokens_per_second: args.generate as f64 / generation,
         first_token_seconds: prompt,
+        prompt_tokens_per_cpu_second: args.prompt_tokens as f64 / prompt_cpu,
+        generated_tokens_per_cpu_second: args.generate as f64 / generation_cpu,
         peak_memory_bytes: peak_memory(),
         answers,
     };
@@ -129,19 +177,19 @@ fn time(model: &Model, args: &BenchArgs) -> Timing {
         .map(|i: u32| i * 97 % vocabulary)
         .take(args.prompt_tokens)
         .collect();
-    let started = Instant::now();
+    let clock = Clock::start();
     let mut token = 0;
     for part in prompt.chunks(256) {
         token = likeliest(&step(model, &mut cache, part));
     }
-    let prompt = started.elapsed().as_secs_f64();
-    let started = Instant::now();
+    let prompt = clock.stop();
+    let clock = Clock::start();
     for _ in 0..args.generate {
         token = likeliest(&step(model, &mut cache, &[token]));
     }
     Timing {
         prompt,
-        generation: started.elapsed().as_secs_f64(),
+        generation: clock.stop(),
     }
 }
 

@@ -103,11 +103,7 @@ impl Native {
                 name.unwrap_or_default(),
                 names.join(", ")
             );
-            ApiError::new(
-                StatusCode::NOT_FOUND,
-                "model_not_found",
-                message,
-            )
+            ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message)
         })
     }
 

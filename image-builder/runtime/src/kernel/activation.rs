@@ -3,6 +3,7 @@
 //! Blocks of 32 values share a scale, as in GGML's Q8_1. The words are laid out so that one 32-bit broadcast puts four
 //! neighbouring values beside the same four columns of eight rows.
 
+use half::f16;
 use rayon::prelude::*;
 
 use super::{Kernel, MulAdd, run};
@@ -79,9 +80,20 @@ fn quantise_block(values: &[f32; BLOCK]) -> Block {
     }
     Block {
         words,
-        scale,
-        sums: halves.map(|sum| sum * scale),
+        scale: narrow(scale),
+        sums: narrowed_sums(halves.map(|sum| sum * scale)),
     }
+}
+
+/// Rounds to 16 bits, as files and llama.cpp hold scales: the same bits give the same answer, and next to 8-bit values
+/// eleven bits of scale cost nothing.
+fn narrow(value: f32) -> f32 {
+    f16::from_f32(value).to_f32()
+}
+
+/// Both halves such that their total is the rounded total.
+fn narrowed_sums([first, second]: [f32; 2]) -> [f32; 2] {
+    [first, narrow(first + second) - first]
 }
 
 /// Quantises tokens of `columns` values each; `columns` is a multiple of 32.

@@ -163,7 +163,7 @@ mod tests {
         for (token, input) in tokens.chunks(columns).enumerate() {
             for (row, weights) in weights.chunks(columns).enumerate() {
                 let exact: f32 = weights.iter().zip(input).map(|(w, x)| w * x).sum();
-                assert_eq!(out[token * rows + row], exact);
+                assert_eq!(out[token * rows + row].to_bits(), exact.to_bits());
             }
         }
     }

@@ -30,6 +30,29 @@ pub(super) fn start(limits: Limits) -> (Engine, Ended, Metrics) {
     (engine, ended, metrics)
 }
 
+/// An engine with one place and one to wait in, both taken by requests that take longer than any test.
+pub(super) async fn start_full() -> (Engine, Metrics, [UnboundedReceiver<Event>; 2]) {
+    let shape = Shape {
+        context: 1 << 17,
+        ..Shape::of("llama")
+    };
+    let folder = folder(&shape, &weights(&shape, 21));
+    let model = Arc::new(Source::open(folder.path()).unwrap().load(None).unwrap());
+    let limits = Limits {
+        sequences: 1,
+        queue: 1,
+        cache_bytes: 1 << 28,
+        ..LIMITS
+    };
+    let metrics = Metrics::default();
+    let (engine, _) = Engine::start(model, tokenizer(), limits, metrics.clone()).unwrap();
+    let mut first = engine.submit(request(b"a", 100_000)).unwrap();
+    // It runs once it has said something, and then no longer waits.
+    assert!(first.recv().await.is_some());
+    let second = engine.submit(request(b"b", 4)).unwrap();
+    (engine, metrics, [first, second])
+}
+
 fn request(prompt: &[u8], max_tokens: usize) -> Request {
     Request {
         tokens: prompt.iter().map(|byte| u32::from(*byte)).collect(),
@@ -85,7 +108,7 @@ async fn requests_get_the_same_answer_alone_and_in_company() {
 #[tokio::test]
 async fn a_seed_gives_the_same_answer_again_and_another_seed_another() {
     let (engine, ..) = start(LIMITS);
-    let mut with = async |seed| {
+    let with = async |seed| {
         let mut request = request(b"once", 24);
         request.sampling = Sampling {
             seed,
@@ -115,15 +138,7 @@ async fn an_answer_ends_before_a_stop_string() {
 
 #[tokio::test]
 async fn a_full_queue_refuses_and_a_client_that_goes_frees_its_place() {
-    let (engine, _ended, metrics) = start(Limits {
-        sequences: 1,
-        queue: 1,
-        ..LIMITS
-    });
-    let mut first = engine.submit(request(b"a", 400)).unwrap();
-    // It runs once it has said something, and then no longer waits.
-    assert!(first.recv().await.is_some());
-    let second = engine.submit(request(b"b", 4)).unwrap();
+    let (engine, metrics, [first, second]) = start_full().await;
     assert_eq!(
         engine.submit(request(b"c", 4)).unwrap_err(),
         Refused::Full { waiting: 1 }

@@ -246,7 +246,7 @@ fn shuffle(shape: &Shape, name: &str, tensor: &Tensor) -> Tensor {
     let order: Vec<u32> = (0..rows)
         .map(|row| {
             let (head, place) = (row / shape.head, row % shape.head);
-            (head * shape.head + place % 2 * (shape.head / 2) + place / 2) as u32
+            u32::try_from(head * shape.head + place % 2 * (shape.head / 2) + place / 2).unwrap()
         })
         .collect();
     tensor
@@ -276,7 +276,7 @@ fn gguf_name(name: &str) -> String {
 }
 
 fn metadata(shape: &Shape) -> Vec<(String, Metadata)> {
-    let number = |value: usize| Metadata::U32(value as u32);
+    let number = |value: usize| Metadata::U32(u32::try_from(value).unwrap());
     let mut tokens: Vec<String> = byte_characters().into_iter().map(String::from).collect();
     tokens.extend(SPECIAL.map(str::to_owned));
     let kinds = (0..tokens.len()).map(|id| Metadata::I32(if id < 256 { 1 } else { 3 }));
@@ -319,7 +319,7 @@ fn metadata(shape: &Shape) -> Vec<(String, Metadata)> {
         ),
         (
             "tokenizer.ggml.merges".to_owned(),
-            Metadata::Array(vec![Metadata::String("h i".to_owned())]),
+            Metadata::Array(Vec::new()),
         ),
         ("tokenizer.ggml.eos_token_id".to_owned(), number(258)),
         (

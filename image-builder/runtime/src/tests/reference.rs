@@ -55,6 +55,10 @@ fn norm(x: &Tensor, weight: &Tensor) -> Tensor {
         .unwrap()
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "back to the width of the weights"
+)]
 fn attention(shape: &Shape, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
     let (q, k, v): (Vec<Vec<f32>>, Vec<Vec<f32>>, Vec<Vec<f32>>) = (
         q.to_vec2().unwrap(),
