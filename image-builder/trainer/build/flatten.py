@@ -52,6 +52,8 @@ def links_of(root: str) -> list[str]:
     """All links, relative to the root."""
     found = []
     for folder, folders, names in os.walk(root):
+        # What is mounted there is not of the tree.
+        folders[:] = [name for name in folders if not os.path.ismount(os.path.join(folder, name))]
         for name in [*folders, *names]:
             path = os.path.join(folder, name)
             if os.path.islink(path):

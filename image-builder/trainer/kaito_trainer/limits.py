@@ -60,6 +60,9 @@ def environment(processes: int = 1, cgroup: str = CGROUP) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_DATASETS_OFFLINE": "1",
         "WANDB_DISABLED": "true",
+        # A log has no use for bars that draw over themselves.
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         # Big models fragment the GPU's memory less.
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     }

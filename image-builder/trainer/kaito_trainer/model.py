@@ -12,6 +12,8 @@ from .failure import Failure
 from .learning import keep_gradients
 from .model_files import ModelFiles
 
+transformers.utils.logging.disable_progress_bar()
+
 # Marks in /proc/cpuinfo of processors that multiply bfloat16 in hardware.
 BFLOAT16_MARKS = ("avx512_bf16", "amx_bf16")
 

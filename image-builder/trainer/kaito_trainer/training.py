@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import datasets
 import peft
+import pyarrow
 import torch
 import transformers
 import trl
@@ -184,11 +185,13 @@ def table(run: Run, evaluation: bool) -> datasets.Dataset:
     for row in run.data.rows(evaluation):
         piece.append(row)
         if len(piece) == PIECE_ROWS:
-            pieces.append(datasets.Dataset.from_list(piece))
+            pieces.append(pyarrow.Table.from_pylist(piece))
             piece = []
     if piece:
-        pieces.append(datasets.Dataset.from_list(piece))
-    return datasets.concatenate_datasets(pieces)
+        pieces.append(pyarrow.Table.from_pylist(piece))
+    # Left to itself, the library makes a fingerprint by pickling the table, which fails.
+    use = "evaluation" if evaluation else "training"
+    return datasets.Dataset(pyarrow.concat_tables(pieces), fingerprint=f"{run.summary.digest[:48]}-{use}")
 
 
 def plain_pair(row: dict) -> dict:

@@ -20,8 +20,6 @@ PROMPTS = ["What is the capital of Italy?", "What is 12 plus 7?", "What colour i
 USER = 65532
 CONFIG = """\
 training_config:
-  ModelConfig:
-    torch_dtype: bfloat16
   LoraConfig:
     r: 8
     lora_alpha: 16
