@@ -333,7 +333,7 @@ async fn a_blob_that_is_altered_in_the_registry_is_refused() {
     );
     let target = folder.path().join("pulled");
     let pulled = builder.run(&["pull", &name, &text(&target)]);
-    assert_ne!(pulled.status, 0, "{}", pulled.stdout);
+    assert_eq!(pulled.status, 3, "{}", pulled.stderr);
     assert!(!target.join("model.safetensors").exists());
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use secrecy::SecretString;
 
 use super::Context;
-use super::build::Attest;
+use super::build_flags::Attest;
 use super::failure::{Exit, Failure};
 use super::flags::{ProgressFlags, RegistryFlags};
 use crate::attest::{

@@ -2,133 +2,24 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use clap::ValueEnum;
-use futures::StreamExt as _;
 use serde_json::Value;
-use tokio::io::AsyncWriteExt as _;
 
-use super::failure::{Exit, Failure};
-use super::flags::{CacheFlags, ProgressFlags, RegistryFlags, SourceFlags};
-use super::prepare::{Inputs, Prepared, ShapeFlags, prepare};
+use super::build_flags::Args;
+use super::failure::Failure;
+use super::interrupt::{Counted, interrupted};
+use super::prepare::{Inputs, Prepared, prepare};
+use super::target::{OutputTarget, default_directory, write_tar};
 use super::workspace::{Use, object_name, workspace};
 use super::{Context, attach, plan, summary};
 use crate::attest::Facts;
 use crate::layout::Layout;
 use crate::oci::media_type;
 use crate::plan::Kind;
-use crate::progress::{Event, Progress, Size, Tally};
+use crate::progress::{Event, Progress};
 use crate::push::{self, CacheUse, Destination, Origin, PushOptions, Pushed};
 use crate::registry::{DEFAULT_TAG, Reference, Repository};
-
-/// Flags of `build`.
-#[derive(Clone, Debug, Default, clap::Args)]
-// A group of this name would clash with the one of whoever takes these flags as part of its own.
-#[group(skip)]
-pub struct Args {
-    /// Directory, file, hf://ORG/MODEL[@REVISION], azblob://ACCOUNT/CONTAINER[/PREFIX], https://… or oci://REF
-    #[arg(value_name = "SOURCE", required_unless_present = "verify")]
-    pub source: Option<String>,
-    /// Name of the result, REGISTRY/REPOSITORY[:TAG]; may be repeated; required with --push
-    #[arg(short = 't', long = "tag", value_name = "REF")]
-    pub tags: Vec<String>,
-    /// Push to the registry of the first --tag
-    #[arg(long)]
-    pub push: bool,
-    /// type=oci,dest=DIR (default), type=tar,dest=FILE or type=registry
-    #[arg(
-        short = 'o',
-        long,
-        value_name = "type=TYPE[,dest=PATH]",
-        conflicts_with = "push"
-    )]
-    pub output: Option<OutputTarget>,
-    /// Show what would be made and pushed; write nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Blobs that are on their way at once
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    pub concurrency: usize,
-    /// Repository of the same registry that may have blobs already; may be repeated
-    #[arg(long, value_name = "REPOSITORY")]
-    pub mount_from: Vec<String>,
-    /// Write the digest of the image's config to a file
-    #[arg(long, value_name = "FILE")]
-    pub iidfile: Option<PathBuf>,
-    /// Write the digest of the result to a file
-    #[arg(long, value_name = "FILE")]
-    pub digest_file: Option<PathBuf>,
-    /// Write the Workspace that uses the result to a file (YAML)
-    #[arg(long, value_name = "FILE")]
-    pub workspace_file: Option<PathBuf>,
-    /// Documents to attach: sbom, provenance
-    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_enum)]
-    pub attest: Vec<Attest>,
-    /// Sign the result with this private key (PEM; COSIGN_PASSWORD for encrypted ones)
-    #[arg(long, value_name = "FILE")]
-    pub sign_key: Option<PathBuf>,
-    /// Read every blob of an image again and compare; needs no SOURCE
-    #[arg(long, value_name = "REF", conflicts_with_all = ["source", "push", "output", "dry_run"])]
-    pub verify: Option<String>,
-    /// What is made.
-    #[command(flatten)]
-    pub shape: ShapeFlags,
-    /// Where files come from.
-    #[command(flatten)]
-    pub files: SourceFlags,
-    /// How registries are reached.
-    #[command(flatten)]
-    pub registry: RegistryFlags,
-    /// What is remembered.
-    #[command(flatten)]
-    pub cache: CacheFlags,
-    /// What is told.
-    #[command(flatten)]
-    pub progress: ProgressFlags,
-}
-
-/// Documents that are attached to a result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Attest {
-    /// The bill of materials.
-    Sbom,
-    /// Where it comes from.
-    Provenance,
-}
-
-/// Value of `-o`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OutputTarget {
-    /// An OCI layout in a directory; without one, named after the image.
-    Oci(Option<PathBuf>),
-    /// A tar of an OCI layout.
-    Tar(PathBuf),
-    /// The registry of the first tag.
-    Registry,
-}
-
-impl std::str::FromStr for OutputTarget {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "must be type=oci[,dest=DIR], type=tar,dest=FILE or type=registry";
-        let (mut kind, mut dest) = (None, None);
-        for part in text.split(',') {
-            match part.split_once('=') {
-                Some(("type", value)) => kind = Some(value),
-                Some(("dest", value)) if !value.is_empty() => dest = Some(PathBuf::from(value)),
-                _ => return Err(FORM.to_owned()),
-            }
-        }
-        match (kind, dest) {
-            (Some("oci"), dest) => Ok(Self::Oci(dest)),
-            (Some("tar"), Some(dest)) => Ok(Self::Tar(dest)),
-            (Some("registry"), None) => Ok(Self::Registry),
-            _ => Err(FORM.to_owned()),
-        }
-    }
-}
 
 /// What came of a build.
 #[derive(Clone, Debug)]
@@ -226,22 +117,6 @@ fn refuse_mcr(target: &OutputTarget, references: &[Reference]) -> Result<(), Fai
         return Err(push::PushError::Mcr.into());
     }
     Ok(())
-}
-
-/// `NAME.oci` in the current directory.
-fn default_directory(references: &[Reference], source: &str) -> PathBuf {
-    let name = match references.first() {
-        Some(reference) => reference.repository(),
-        None => source.trim_end_matches('/'),
-    };
-    let last = name.rsplit('/').next().unwrap_or_default();
-    let last = last.split(['@', ':']).next().unwrap_or_default();
-    let name = if matches!(last, "" | "." | "..") {
-        "image"
-    } else {
-        last
-    };
-    PathBuf::from(format!("{name}.oci"))
 }
 
 struct Work<'a> {
@@ -533,129 +408,4 @@ async fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     tokio::fs::write(path, text)
         .await
         .map_err(|error| Failure::message(format!("cannot write {}: {error}", path.display())))
-}
-
-async fn write_tar(layout: &Layout, path: &Path) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::message(format!("cannot write {}: {error}", path.display()))
-    };
-    let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
-    let mut bytes = layout.tar().await?;
-    while let Some(piece) = bytes.next().await {
-        file.write_all(&piece?).await.map_err(failed)?;
-    }
-    file.sync_all().await.map_err(failed)
-}
-
-/// Shows progress and counts it, to tell at an interruption what is finished.
-pub(crate) struct Counted {
-    shown: Mutex<Option<super::flags::Shown>>,
-    progress: Arc<dyn Progress>,
-    tally: Mutex<Tally>,
-}
-
-impl Counted {
-    pub(crate) fn new(shown: super::flags::Shown) -> Self {
-        Self {
-            progress: shown.progress.clone(),
-            shown: Mutex::new(Some(shown)),
-            tally: Mutex::default(),
-        }
-    }
-
-    /// Takes bars off the screen.
-    pub(crate) fn end(&self) {
-        self.shown
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-    }
-
-    pub(crate) fn interruption(&self) -> Failure {
-        self.end();
-        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        let failure = Failure::message("interrupted").with_exit(Exit::Interrupted);
-        if tally.count() == 0 {
-            return failure.with_line("Nothing was written.");
-        }
-        let finished = tally.moved() + tally.mounted() + tally.present();
-        failure.with_line(format!(
-            "{} of {} blobs ({} of {}) are finished and stay; nothing was tagged. Run the same command again to go on with \
-             the rest.",
-            tally.finished(),
-            tally.count(),
-            Size(finished),
-            Size(tally.total()),
-        ))
-    }
-}
-
-impl Progress for Counted {
-    fn event(&self, event: Event) {
-        self.tally
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .apply(&event);
-        self.progress.event(event);
-    }
-}
-
-/// Resolves at Ctrl-C or SIGTERM.
-pub(crate) async fn interrupted() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let (Ok(mut interrupt), Ok(mut terminate)) = (
-            signal(SignalKind::interrupt()),
-            signal(SignalKind::terminate()),
-        ) {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-    use std::str::FromStr as _;
-
-    use super::{OutputTarget, default_directory};
-
-    #[test]
-    fn outputs_name_a_type_and_where_it_goes() {
-        let parsed = |text| OutputTarget::from_str(text);
-        assert_eq!(parsed("type=oci"), Ok(OutputTarget::Oci(None)));
-        assert_eq!(
-            parsed("type=tar,dest=a.tar"),
-            Ok(OutputTarget::Tar("a.tar".into()))
-        );
-        assert_eq!(parsed("type=registry"), Ok(OutputTarget::Registry));
-        for bad in [
-            "oci",
-            "type=tar",
-            "type=zip,dest=x",
-            "type=oci,x=y",
-            "type=oci,dest=",
-        ] {
-            assert!(parsed(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_layout_is_named_after_the_image_or_the_source() {
-        let tag = "r.io/models/phi:v1".parse().unwrap();
-        assert_eq!(default_directory(&[tag], "x"), PathBuf::from("phi.oci"));
-        assert_eq!(
-            default_directory(&[], "hf://org/name@main"),
-            PathBuf::from("name.oci")
-        );
-        assert_eq!(default_directory(&[], "."), PathBuf::from("image.oci"));
-    }
 }

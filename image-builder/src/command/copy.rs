@@ -3,9 +3,9 @@
 use std::str::FromStr as _;
 use std::sync::Arc;
 
-use super::build::{Counted, interrupted};
 use super::failure::{Exit, Failure};
 use super::flags::{CacheFlags, ProgressFlags, RegistryFlags};
+use super::interrupt::{Counted, interrupted};
 use super::{Context, summary};
 use crate::progress::Progress;
 use crate::push::{self, Destination, Origin, PushOptions};

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use crate::attest::{BundleError, KeyError};
 use crate::layout::LayoutError;
 use crate::plan::PlanError;
+use crate::pull::PullError;
 use crate::push::PushError;
 use crate::registry::{Class, RegistryError};
 use crate::source::SourceError;
@@ -141,6 +142,14 @@ fn class(error: &(dyn Error + 'static)) -> Option<Exit> {
         return match error {
             PushError::Mismatch { .. } => Some(Exit::Negative),
             PushError::TooLarge { .. } | PushError::Mcr => Some(Exit::Refused),
+            _ => None,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<PullError>() {
+        return match error {
+            PullError::Mismatch { .. } | PullError::Size { .. } | PullError::Archive { .. } => {
+                Some(Exit::Negative)
+            }
             _ => None,
         };
     }

@@ -5,11 +5,13 @@
 
 mod attach;
 mod build;
+mod build_flags;
 mod copy;
 mod diff;
 mod failure;
 mod flags;
 mod inspect;
+mod interrupt;
 mod login;
 mod open;
 mod output;
@@ -20,8 +22,10 @@ mod prune;
 mod pull;
 mod push;
 mod remote;
+mod shape;
 mod summary;
 mod table;
+mod target;
 mod verify;
 mod wait_mcr;
 mod workspace;
@@ -34,7 +38,8 @@ use std::sync::Arc;
 
 use crate::registry::Credential;
 
-pub use build::{Args as BuildArgs, Built, run as build};
+pub use build::{Built, run as build};
+pub use build_flags::Args as BuildArgs;
 pub use failure::{Exit, Failure};
 pub use output::{Output, Streams};
 pub use program::main;

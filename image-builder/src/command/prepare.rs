@@ -1,17 +1,16 @@
 //! From SOURCE and flags to a plan: lists files, reads headers, resolves base images, refuses what `--deny` names.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use clap::ValueEnum;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::Context;
 use super::failure::{Exit, Failure};
-use super::flags::{Pair, RegistryFlags, SourceFlags};
+use super::flags::{RegistryFlags, SourceFlags};
 use super::open;
+use super::shape::{self, ShapeFlags};
 use crate::digest::Digest;
 use crate::findings::Deny;
 use crate::oci::{Descriptor, Index, Manifest, Platform, media_type};
@@ -24,123 +23,6 @@ use crate::source::{Source, Tree};
 
 /// Headers that are read at a time.
 const READS: usize = 8;
-
-/// Value of `--artifact`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Artifact {
-    /// Container images with tar layers.
-    #[default]
-    Image,
-    /// A ModelPack artifact with raw layers.
-    Modelpack,
-    /// A ModelPack artifact with tar layers.
-    ModelpackTar,
-    /// An index of images and a ModelPack manifest over the same layers.
-    Dual,
-}
-
-/// Value of `--kind`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum KindFlag {
-    /// An adapter where there is an `adapter_config.json`, else a model.
-    #[default]
-    Auto,
-    /// Model weights.
-    Model,
-    /// A LoRA adapter.
-    Adapter,
-    /// A root file system or a static binary.
-    Program,
-}
-
-/// Value of `--compression`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum CompressionFlag {
-    /// None: layers can be read in parts, and nothing is spent on bytes that hardly shrink.
-    #[default]
-    None,
-    /// zstd for layers of small files.
-    Auto,
-    /// zstd for all tar layers.
-    Zstd,
-    /// gzip for all tar layers.
-    Gzip,
-}
-
-/// What is made.
-#[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "What is made")]
-pub struct ShapeFlags {
-    /// image, modelpack, modelpack-tar or dual
-    #[arg(long, visible_alias = "format", value_name = "SHAPE", value_enum, default_value_t = Artifact::Image, hide_possible_values = true)]
-    pub artifact: Artifact,
-    /// auto, model, adapter or program
-    #[arg(long, value_name = "KIND", value_enum, default_value_t = KindFlag::Auto, hide_possible_values = true)]
-    pub kind: KindFlag,
-    /// Directory of the files in an image [models; data for adapters; / for programs]
-    #[arg(long, value_name = "DIR")]
-    pub root: Option<String>,
-    /// Platform of the image, OS/ARCHITECTURE; several give an index [linux/amd64]
-    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
-    pub platform: Vec<String>,
-    /// Image to build on; its layers are mounted, not downloaded
-    #[arg(long, value_name = "REF")]
-    pub base_image: Option<String>,
-    /// none, auto, zstd or gzip
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = CompressionFlag::None, hide_possible_values = true)]
-    pub compression: CompressionFlag,
-    /// Annotation of the manifest, KEY=VALUE; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub annotation: Vec<Pair>,
-    /// Label of the image, KEY=VALUE; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub label: Vec<Pair>,
-    /// Name of the model, instead of the one that the source has
-    #[arg(long, value_name = "NAME")]
-    pub model_name: Option<String>,
-    /// Version of the model
-    #[arg(long, value_name = "VERSION")]
-    pub model_version: Option<String>,
-    /// KAITO's name of the model's preset (for adapters: of the base model's)
-    #[arg(long, value_name = "PRESET")]
-    pub preset: Option<String>,
-    /// Base model of an adapter, NAME or NAME@sha256:…
-    #[arg(long, value_name = "NAME")]
-    pub base_model: Option<String>,
-    /// Image that the result refers to, for example the base model's; in the same repository
-    #[arg(long, value_name = "REF")]
-    pub subject: Option<String>,
-    /// Make findings errors: pickle, secrets, truncated, missing-shard or all
-    #[arg(long, value_name = "KINDS", default_value = "")]
-    pub deny: String,
-    /// How containers run.
-    #[command(flatten)]
-    pub run: RunFlags,
-}
-
-/// How containers of the image run.
-#[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "How containers run")]
-pub struct RunFlags {
-    /// Program and its first arguments; may be repeated
-    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
-    pub entrypoint: Vec<String>,
-    /// Argument that users may replace; may be repeated
-    #[arg(long = "arg", value_name = "WORD", allow_hyphen_values = true)]
-    pub arguments: Vec<String>,
-    /// Environment variable, KEY=VALUE; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub env: Vec<Pair>,
-    /// User, NAME or UID[:GID]
-    #[arg(long, value_name = "USER")]
-    pub run_as: Option<String>,
-    /// Directory in which the program starts
-    #[arg(long, value_name = "DIR")]
-    pub workdir: Option<String>,
-    /// Port that the program listens on, 8080 or 8080/udp; may be repeated
-    #[arg(long, value_name = "PORT")]
-    pub port: Vec<String>,
-}
 
 /// Everything that commands need to go on.
 pub(crate) struct Prepared {
@@ -249,14 +131,14 @@ async fn options(
         None => None,
     };
     let options = Options {
-        kind: kind(flags.kind, tree),
-        shape: shape(flags.artifact),
+        kind: shape::kind(flags.kind, tree),
+        shape: shape::shape(flags.artifact),
         root: flags.root.clone(),
         platforms,
-        compression: compression(flags.compression),
-        annotations: map(&flags.annotation),
-        labels: map(&flags.label),
-        run: run(&flags.run),
+        compression: shape::compression(flags.compression),
+        annotations: shape::map(&flags.annotation),
+        labels: shape::map(&flags.label),
+        run: shape::run(&flags.run),
         base_image,
         base_model: flags.base_model.as_deref().map(base_model).transpose()?,
         subject: subject(flags.subject.as_deref(), inputs.registry, context).await?,
@@ -269,58 +151,6 @@ async fn options(
         ..Options::default()
     };
     Ok((options, base))
-}
-
-fn kind(flag: KindFlag, tree: &Tree) -> Kind {
-    match flag {
-        KindFlag::Auto => Kind::of(tree),
-        KindFlag::Model => Kind::Model,
-        KindFlag::Adapter => Kind::Adapter,
-        KindFlag::Program => Kind::Program,
-    }
-}
-
-const fn shape(artifact: Artifact) -> Shape {
-    match artifact {
-        Artifact::Image => Shape::Image,
-        Artifact::Modelpack => Shape::ModelPack(LayerForm::Raw),
-        Artifact::ModelpackTar => Shape::ModelPack(LayerForm::Tar),
-        Artifact::Dual => Shape::Dual,
-    }
-}
-
-const fn compression(flag: CompressionFlag) -> Compression {
-    match flag {
-        CompressionFlag::None => Compression::None,
-        CompressionFlag::Auto => Compression::Auto(None),
-        CompressionFlag::Zstd => Compression::Zstd,
-        CompressionFlag::Gzip => Compression::Gzip,
-    }
-}
-
-fn run(flags: &RunFlags) -> Run {
-    let port = |port: &String| {
-        if port.contains('/') {
-            port.clone()
-        } else {
-            format!("{port}/tcp")
-        }
-    };
-    Run {
-        entrypoint: flags.entrypoint.clone(),
-        arguments: flags.arguments.clone(),
-        environment: map(&flags.env),
-        user: flags.run_as.clone(),
-        working_directory: flags.workdir.clone(),
-        exposed_ports: flags.port.iter().map(port).collect::<BTreeSet<_>>(),
-    }
-}
-
-fn map(pairs: &[Pair]) -> BTreeMap<String, String> {
-    pairs
-        .iter()
-        .map(|pair| (pair.key.clone(), pair.value.clone()))
-        .collect()
 }
 
 /// `linux/arm64` or `linux/arm64/v8`.

@@ -9,7 +9,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use super::failure::{Exit, Failure};
 use super::output::{Output, Streams};
 use super::{
-    Context, attach, build, copy, diff, inspect, login, plan, prune, pull, push, verify, wait_mcr,
+    BuildArgs, Context, attach, build, copy, diff, inspect, login, plan, prune, pull, push, verify,
+    wait_mcr,
 };
 
 /// Package model weights, adapters and programs as OCI images; push, pull and verify them.
@@ -37,7 +38,7 @@ enum Command {
     /// Show what would be made of a source, without reading a weight
     Plan(plan::Args),
     /// Make an image of a source: in a registry, an OCI layout or a tar
-    Build(build::Args),
+    Build(BuildArgs),
     /// Push an OCI layout to a registry
     Push(push::Args),
     /// Fetch the files of an image, verified

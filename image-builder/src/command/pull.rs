@@ -5,10 +5,12 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 
 use super::Context;
-use super::build::interrupted;
 use super::failure::{Exit, Failure};
 use super::flags::{CacheFlags, ProgressFlags, RegistryFlags};
+use super::interrupt::interrupted;
 use super::prepare::platform;
+use crate::oci::Platform;
+use crate::plan::key;
 use crate::progress::Size;
 use crate::pull::{self, Origin, PullOptions};
 use crate::registry::Reference;
@@ -28,7 +30,7 @@ pub(crate) struct Args {
     /// Platform of the image, OS/ARCHITECTURE
     #[arg(long, value_name = "PLATFORM")]
     pub(crate) platform: Option<String>,
-    /// Directory in the image whose files are fetched, left out of their names [models]
+    /// Directory in the image whose files are fetched, left out of their names [the one that the image names; "" for none]
     #[arg(long, value_name = "DIR")]
     pub(crate) strip: Option<String>,
     /// Connections at once
@@ -49,17 +51,22 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let reference = Reference::from_str(&args.reference)?;
     let repository = args.registry.client(context)?.repository(&reference)?;
+    let origin = Origin::Repository(repository);
+    let selector = reference.selector();
+    let platform = args.platform.as_deref().map(platform).transpose()?;
+    let strip = match &args.strip {
+        Some(directory) => Some(directory.clone()).filter(|directory| !directory.is_empty()),
+        None => root(&origin, &selector, platform.as_ref()).await?,
+    };
     let options = PullOptions {
         streams: args.concurrency.max(1),
         include: args.include.clone(),
-        platform: args.platform.as_deref().map(platform).transpose()?,
+        platform,
         cache: args.cache.open(context.output.as_ref(), context),
-        strip: args.strip.clone(),
+        strip,
         ..PullOptions::default()
     };
     let shown = args.progress.show(context);
-    let origin = Origin::Repository(repository);
-    let selector = reference.selector();
     let progress = Arc::clone(&shown.progress);
     let pulled = tokio::select! {
         pulled = pull::pull(&origin, &selector, &args.directory, &options, progress) => pulled?,
@@ -92,4 +99,15 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         name
     })?;
     Ok(Exit::Success)
+}
+
+/// The directory in which an image says that its files are.
+async fn root(
+    origin: &Origin,
+    selector: &str,
+    platform: Option<&Platform>,
+) -> Result<Option<String>, Failure> {
+    let selected = pull::select(origin, selector, platform).await?;
+    let annotations = selected.manifest.annotations.unwrap_or_default();
+    Ok(annotations.get(key::ROOT).cloned())
 }

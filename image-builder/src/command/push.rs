@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::Arc;
 
-use super::build::{Counted, interrupted};
 use super::failure::{Exit, Failure};
 use super::flags::{CacheFlags, ProgressFlags, RegistryFlags};
+use super::interrupt::{Counted, interrupted};
 use super::{Context, summary};
 use crate::layout::Layout;
 use crate::progress::Progress;

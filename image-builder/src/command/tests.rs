@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use registry_sink::{Options, Sink};
 
-use super::prepare::{Artifact, ShapeFlags};
+use super::shape::{Artifact, ShapeFlags};
 use super::{BuildArgs, Context, Exit, Failure, Output, build};
 use crate::command::flags::{CacheFlags, ProgressFlags, SourceFlags};
 use crate::digest::Digest;
@@ -201,7 +201,7 @@ async fn the_result_is_the_last_line_and_is_written_to_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_files_give_the_same_digest_in_a_registry_a_layout_and_a_tar() {
-    use super::build::OutputTarget;
+    use super::target::OutputTarget;
     let scene = Scene::new(&[]).await;
     let source = scene.directory();
     let mut arguments = scene.arguments(&source, "models/same:v1");

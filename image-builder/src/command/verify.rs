@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::build::interrupted;
 use super::failure::{Exit, Failure};
 use super::flags::{ProgressFlags, RegistryFlags};
+use super::interrupt::interrupted;
 use super::{Context, attach};
 use crate::attest::{self, BUNDLE_TYPE, VerifyingKey};
 use crate::digest::Digest;

@@ -7,11 +7,11 @@ use std::str::FromStr as _;
 use std::time::{Duration, Instant};
 
 use super::Context;
-use super::build::interrupted;
 use super::failure::{Exit, Failure};
 use super::flags::{ProgressFlags, RegistryFlags};
+use super::interrupt::interrupted;
 use crate::digest::Digest;
-use crate::registry::Reference;
+use crate::registry::{DEFAULT_TAG, Reference};
 
 /// Flags of `wait-mcr`.
 #[derive(Clone, Debug, clap::Args)]
@@ -51,25 +51,22 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         Some(text) => Some(text.parse()?),
         None => given.digest(),
     };
-    let served = if given.host() == args.mcr_host {
-        given.clone()
-    } else {
-        let path = given.repository().strip_prefix("public/").ok_or_else(|| {
-            Failure::message(format!(
+    let served = match given.repository().strip_prefix("public/") {
+        Some(path) => {
+            if wanted.is_none() {
+                let pushed = args.registry.client(context)?.repository(&given)?;
+                wanted = Some(pushed.manifest(&given.selector()).await?.digest);
+            }
+            let tag = given.tag().unwrap_or(DEFAULT_TAG);
+            Reference::from_str(&format!("{}/{path}:{tag}", args.mcr_host))?
+        }
+        None if given.host() == args.mcr_host => given,
+        None => {
+            return Err(Failure::message(format!(
                 "{} is not below public/, so Microsoft's registry will never serve it",
                 given.repository()
-            ))
-        })?;
-        if wanted.is_none() {
-            let pushed = args.registry.client(context)?.repository(&given)?;
-            wanted = Some(pushed.manifest(&given.selector()).await?.digest);
+            )));
         }
-        let name = format!(
-            "{}/{path}:{}",
-            args.mcr_host,
-            given.tag().unwrap_or("latest")
-        );
-        Reference::from_str(&name)?
     };
     tokio::select! {
         result = poll(args, context, &served, wanted) => result,

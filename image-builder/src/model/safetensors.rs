@@ -65,7 +65,7 @@ impl Tensor {
 #[must_use]
 pub fn header_end(beginning: &[u8]) -> Option<u64> {
     let length = beginning.first_chunk::<8>()?;
-    u64::from_le_bytes(*length).checked_add(8)
+    Some(u64::from_le_bytes(*length).saturating_add(8))
 }
 
 /// Reads the header from a file's beginning.

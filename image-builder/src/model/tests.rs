@@ -58,8 +58,8 @@ fn gguf_of_other_versions_and_forged_counts_is_refused() {
     let mut nested = header(3, 0, 1);
     nested.extend_from_slice(&1_u64.to_le_bytes());
     nested.push(b'k');
+    nested.extend_from_slice(&9_u32.to_le_bytes());
     for _ in 0..100 {
-        nested.extend_from_slice(&9_u32.to_le_bytes());
         nested.extend_from_slice(&9_u32.to_le_bytes());
         nested.extend_from_slice(&1_u64.to_le_bytes());
     }

@@ -124,9 +124,10 @@ fn size_name(parameters: u64) -> String {
         (1_000, "K"),
     ];
     for (unit, name) in UNITS {
-        // In hundredths of the unit, so that no floating point is needed.
-        let hundredths = parameters.saturating_add(unit / 200) / (unit / 100);
-        if hundredths >= 100 {
+        // What rounds to 1000 of the next smaller unit is 1 of this one.
+        if parameters.saturating_add(unit / 2000) >= unit {
+            // In hundredths of the unit, so that no floating point is needed.
+            let hundredths = parameters.saturating_add(unit / 200) / (unit / 100);
             return format!("{}{name}", significant(hundredths));
         }
     }
@@ -158,6 +159,7 @@ mod tests {
             (1_000_000_000_000, "1T"),
             (7_000_000_000, "7B"),
             (999_999_999, "1B"),
+            (999_499_999, "999M"),
             (999, "999"),
             (1_500, "1.5K"),
             (u64::MAX, "18446744T"),

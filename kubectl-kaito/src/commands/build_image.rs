@@ -78,7 +78,9 @@ impl Output for Streams {
 /// Whatever keeps the image from being there; refusals of the server.
 pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     if args.apply.is_some() && !args.build.push {
-        return Err(Failure::error("--apply needs --push: a Workspace uses an image in a registry"));
+        return Err(Failure::error(
+            "--apply needs --push: a Workspace uses an image in a registry",
+        ));
     }
     let credentials = match &args.registry_secret {
         Some(name) => credentials(name, context).await?,
@@ -125,7 +127,9 @@ async fn on_many_threads<T: Send + 'static>(
     });
     match thread.await {
         Ok(result) => result.map_err(failure_of),
-        Err(error) => Err(Failure::error(format!("the image builder ended early: {error}"))),
+        Err(error) => Err(Failure::error(format!(
+            "the image builder ended early: {error}"
+        ))),
     }
 }
 
@@ -193,7 +197,8 @@ fn parse_config(bytes: &[u8]) -> Option<Vec<(Option<String>, Credential)>> {
                 (Some(username), Some(password)) => (username, password),
                 _ => {
                     let decoded = BASE64.decode(text("auth")?).ok()?;
-                    let (username, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+                    let (username, password) =
+                        std::str::from_utf8(&decoded).ok()?.split_once(':')?;
                     (username.to_owned(), password.to_owned())
                 }
             };
@@ -222,7 +227,10 @@ async fn apply(name: &str, built: Built, context: &Context) -> Result<Exit, Fail
     })?;
     let cluster = Cluster::connect(context).await?;
     rename(&mut object, name, cluster.namespace());
-    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    let version = object
+        .get("apiVersion")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let version = version.rsplit('/').next().unwrap_or_default().to_owned();
     let resource = ApiResource::from_gvk_with_plural(
         &GroupVersionKind::gvk("kaito.sh", &version, "Workspace"),
@@ -232,7 +240,10 @@ async fn apply(name: &str, built: Built, context: &Context) -> Result<Exit, Fail
         Api::namespaced_with(cluster.client().clone(), cluster.namespace(), &resource);
     let parameters = PatchParams::apply(kaito_api::names::PLUGIN_MANAGER);
     cluster
-        .call("patch workspaces.kaito.sh", api.patch(name, &parameters, &Patch::Apply(&object)))
+        .call(
+            "patch workspaces.kaito.sh",
+            api.patch(name, &parameters, &Patch::Apply(&object)),
+        )
         .await?;
     context
         .printer
@@ -287,7 +298,13 @@ mod tests {
             "metadata": {"name": "x"}, "resource": {"labelSelector": {"matchLabels": {"apps": "x"}}},
         });
         rename(&mut object, "phi", "ns");
-        assert_eq!(object["metadata"], json!({"name": "phi", "namespace": "ns"}));
-        assert_eq!(object["resource"]["labelSelector"]["matchLabels"]["apps"], "phi");
+        assert_eq!(
+            object["metadata"],
+            json!({"name": "phi", "namespace": "ns"})
+        );
+        assert_eq!(
+            object["resource"]["labelSelector"]["matchLabels"]["apps"],
+            "phi"
+        );
     }
 }

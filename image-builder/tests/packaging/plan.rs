@@ -1,17 +1,8 @@
 //! Plans and documents of every shape, checked against the official schemas and by taking everything out again.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs,
-    reason = "tests fail by panicking"
-)]
-
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::support::{Files, files, planned, push, safetensors};
 use bytes::Bytes;
 use image_builder::content::Encoding;
 use image_builder::digest::Digest;
@@ -22,7 +13,6 @@ use image_builder::plan::{
 };
 use image_builder::source::Tree;
 use serde_json::json;
-use support::{Files, files, planned, push, safetensors};
 
 const RAW: Shape = Shape::ModelPack(LayerForm::Raw);
 const TAR: Shape = Shape::ModelPack(LayerForm::Tar);
@@ -76,7 +66,7 @@ fn every_shape_keeps_the_schemas_and_gives_all_files_back() {
     }
 }
 
-fn raw_files(pushed: &support::Pushed, manifest: &Manifest) -> Files {
+fn raw_files(pushed: &crate::support::Pushed, manifest: &Manifest) -> Files {
     let layers = manifest.layers.iter();
     layers
         .map(|layer| {
@@ -120,8 +110,8 @@ fn the_order_in_which_files_are_listed_changes_nothing() {
     let files = model();
     for shape in [Shape::Image, RAW, TAR, Shape::Dual] {
         let options = shaped(shape);
-        let sorted = support::tree(&files);
-        let contents = support::contents(&sorted, &files, &options);
+        let sorted = crate::support::tree(&files);
+        let contents = crate::support::contents(&sorted, &files, &options);
         let mut reversed = sorted.clone();
         reversed.files.reverse();
         let mut rotated = sorted.clone();
@@ -139,13 +129,13 @@ fn the_order_in_which_files_are_listed_changes_nothing() {
 fn layers_do_not_change_when_what_was_read_beforehand_does() {
     let files = model();
     let options = shaped(Shape::Image);
-    let tree = support::tree(&files);
+    let tree = crate::support::tree(&files);
     let unread = plan(&tree, &Contents::default(), &options).unwrap();
     let read = push(&files, &options);
     let digests = |blobs: &[image_builder::content::Blob]| -> BTreeSet<Digest> {
         blobs
             .iter()
-            .map(|blob| support::stream(blob, &files).1)
+            .map(|blob| crate::support::stream(blob, &files).1)
             .collect()
     };
     assert_eq!(digests(&unread.blobs), digests(&read.plan.blobs));
@@ -153,7 +143,7 @@ fn layers_do_not_change_when_what_was_read_beforehand_does() {
 
 #[test]
 fn raw_layers_have_the_digests_of_their_files_and_equal_files_are_one_blob() {
-    let mut tree = support::tree(&model());
+    let mut tree = crate::support::tree(&model());
     let files = model();
     for file in &mut tree.files {
         file.known_digest = Some(Digest::of(&files[&file.path]));
@@ -188,7 +178,7 @@ fn dual_shares_every_layer_and_adds_less_than_16_kib_to_an_image() {
     let image = push(&model(), &shaped(Shape::Image));
     let dual = push(&model(), &shaped(Shape::Dual));
     assert_eq!(image.blobs, dual.blobs);
-    let size = |pushed: &support::Pushed| -> usize {
+    let size = |pushed: &crate::support::Pushed| -> usize {
         pushed
             .documents
             .iter()
@@ -246,7 +236,7 @@ fn the_top_document_comes_last_after_all_that_it_names() {
 fn documents_carry_no_time_unless_the_source_date_is_given() {
     for shape in [Shape::Image, RAW, Shape::Dual] {
         let without = push(&model(), &shaped(shape));
-        let all = |pushed: &support::Pushed| -> String {
+        let all = |pushed: &crate::support::Pushed| -> String {
             let documents = pushed.documents.iter();
             documents
                 .map(|document| String::from_utf8_lossy(&document.bytes).into_owned())
@@ -284,7 +274,7 @@ fn adapters_have_their_files_under_data_and_tell_what_they_are_for() {
         annotations: None,
     };
     let options = Options {
-        kind: Kind::of(&support::tree(&adapter)),
+        kind: Kind::of(&crate::support::tree(&adapter)),
         preset: Some("phi-4".to_owned()),
         base_model: Some(BaseModel::default()),
         subject: Some(base.clone()),
@@ -517,7 +507,11 @@ fn names_that_cannot_be_packaged_are_refused_with_the_name() {
     ] {
         let mut files = model();
         files.insert(bad.to_owned(), b"{}".to_vec());
-        let refused = plan(&support::tree(&files), &Contents::default(), &shaped(shape));
+        let refused = plan(
+            &crate::support::tree(&files),
+            &Contents::default(),
+            &shaped(shape),
+        );
         assert!(matches!(refused, Err(PlanError::Path(_))), "{bad}");
     }
     let mut files = model();

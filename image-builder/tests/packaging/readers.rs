@@ -1,25 +1,15 @@
 //! Every reader on its corpus, and on changed copies of it: a reader may refuse anything, but neither panic nor contradict
 //! itself. The same checks run for longer, guided by coverage, from `fuzz`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs,
-    reason = "tests fail by panicking"
-)]
-
-mod support;
 
 use std::path::Path;
 
+use crate::support::{Files, planned};
 use bytes::Bytes;
 use image_builder::archive::{ArchiveError, EntryKind, Event, Reader, Whiteouts, check_path};
 use image_builder::model::{gguf, safetensors};
 use image_builder::oci::{Document, Index, Manifest, media_type};
 use image_builder::plan::{LayerForm, Options, Shape};
 use proptest::prelude::*;
-use support::{Files, planned};
 
 /// The files of one corpus, sorted by name.
 fn corpus(name: &str) -> Vec<Vec<u8>> {

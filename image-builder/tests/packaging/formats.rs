@@ -1,20 +1,10 @@
 //! What is read from model files becomes a ModelPack config that keeps the schema: one golden config per kind of model.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs,
-    reason = "tests fail by panicking"
-)]
 
-mod support;
-
+use crate::support::{Files, Gguf, files, gguf, push, safetensors};
 use image_builder::oci::media_type;
 use image_builder::plan::{Contents, LayerForm, Options, Shape, key, plan, wanted};
 use image_builder::source::{File, Tree};
 use serde_json::{Value, json};
-use support::{Files, Gguf, files, gguf, push, safetensors};
 
 const CARD: &[u8] = b"---\nlicense: apache-2.0\nlanguage: [en, zh-Hans, multilingual]\ndatasets:\n- org/data\n---\n";
 

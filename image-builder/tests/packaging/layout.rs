@@ -1,17 +1,8 @@
 //! Layouts on a real file system: written atomically, resolved, verified, and as one reproducible tar.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs,
-    reason = "tests fail by panicking"
-)]
-
-mod support;
 
 use std::path::Path;
 
+use crate::support::{assert_valid, files, image_schema, push};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use image_builder::digest::Digest;
@@ -19,10 +10,9 @@ use image_builder::layout::{Layout, LayoutError};
 use image_builder::oci::{Document, media_type};
 use image_builder::plan::{Options, Shape};
 use serde_json::Value;
-use support::{assert_valid, files, image_schema, push};
 
 /// Writes what was pushed into a layout, in this order of blobs.
-async fn fill(layout: &Layout, pushed: &support::Pushed, reversed: bool) {
+async fn fill(layout: &Layout, pushed: &crate::support::Pushed, reversed: bool) {
     let mut blobs: Vec<(&Digest, &Bytes)> = pushed.blobs.iter().collect();
     if reversed {
         blobs.reverse();
@@ -41,7 +31,7 @@ async fn fill(layout: &Layout, pushed: &support::Pushed, reversed: bool) {
     layout.tag("v1", &pushed.top().descriptor()).await.unwrap();
 }
 
-fn model() -> support::Pushed {
+fn model() -> crate::support::Pushed {
     let files = files(&[("config.json", b"{}"), ("model.safetensors", &[1; 5000])]);
     let options = Options {
         shape: Shape::Dual,
@@ -50,7 +40,7 @@ fn model() -> support::Pushed {
     push(&files, &options)
 }
 
-async fn filled(root: &Path) -> (Layout, support::Pushed) {
+async fn filled(root: &Path) -> (Layout, crate::support::Pushed) {
     let layout = Layout::create(root).await.unwrap();
     let pushed = model();
     fill(&layout, &pushed, false).await;
@@ -119,7 +109,7 @@ async fn layouts_and_their_tars_do_not_depend_on_the_order_of_writing() {
     fill(&second, &pushed, false).await;
     let tar = bytes(&first).await;
     assert_eq!(tar, bytes(&second).await);
-    let names = support::extract(&tar, 900);
+    let names = crate::support::extract(&tar, 900);
     assert_eq!(names.len(), pushed.blobs.len() + pushed.documents.len() + 2);
     for (name, content) in names {
         if let Some(hex) = name.strip_prefix("blobs/sha256/") {

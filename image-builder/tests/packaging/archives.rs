@@ -1,24 +1,14 @@
 //! Archives against an independent reader and writer, and by properties.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs,
-    reason = "tests fail by panicking"
-)]
-
-mod support;
 
 use std::io::{self, Read as _};
 
+use crate::support::Files;
 use bytes::Bytes;
 use image_builder::archive::{
     ArchiveError, Content, Entry, EntryKind, Event, MTIME, Reader, Whiteouts, data_offset, write,
 };
 use image_builder::content::Part;
 use proptest::prelude::*;
-use support::Files;
 
 fn entry(path: &str, bytes: &[u8]) -> Entry {
     Entry {
@@ -153,10 +143,10 @@ fn archives_of_other_writers_are_read() {
             }
         }
         let bytes = builder.into_inner().unwrap();
-        let expected = support::files(&[("a", b"one"), (&long, b"two")]);
+        let expected = crate::support::files(&[("a", b"one"), (&long, b"two")]);
         for step in [1, 7, 512, 100_000] {
             assert_eq!(
-                support::extract(&bytes, step),
+                crate::support::extract(&bytes, step),
                 expected,
                 "{format} in steps of {step}"
             );
@@ -345,7 +335,7 @@ proptest! {
         let entries: Vec<Entry> = files.iter().map(|(path, bytes)| entry(path, bytes)).collect();
         let bytes = joined(&write(&entries).unwrap());
         prop_assert_eq!(bytes.len() % 512, 0);
-        prop_assert_eq!(support::extract(&bytes, step), files);
+        prop_assert_eq!(crate::support::extract(&bytes, step), files);
     }
 
     #[test]

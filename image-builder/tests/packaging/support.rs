@@ -1,7 +1,5 @@
 //! A source in memory, a destination in memory, and the schemas: what the tests of plan and formats share.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -16,10 +14,10 @@ use image_builder::source::{File, Tree};
 use serde_json::{Value, json};
 
 /// Files by path.
-pub type Files = BTreeMap<String, Vec<u8>>;
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
 /// Files of a test.
-pub fn files(pairs: &[(&str, &[u8])]) -> Files {
+pub(crate) fn files(pairs: &[(&str, &[u8])]) -> Files {
     pairs
         .iter()
         .map(|(path, bytes)| ((*path).to_owned(), bytes.to_vec()))
@@ -27,7 +25,7 @@ pub fn files(pairs: &[(&str, &[u8])]) -> Files {
 }
 
 /// The list that a source would give of them.
-pub fn tree(files: &Files) -> Tree {
+pub(crate) fn tree(files: &Files) -> Tree {
     Tree {
         files: files
             .iter()
@@ -44,7 +42,7 @@ pub fn tree(files: &Files) -> Tree {
 }
 
 /// Reads what the plan wants to see, as a caller does.
-pub fn contents(tree: &Tree, files: &Files, options: &Options) -> Contents {
+pub(crate) fn contents(tree: &Tree, files: &Files, options: &Options) -> Contents {
     let mut contents = Contents::default();
     for _ in 0..16 {
         let ranges = wanted(tree, &contents, options);
@@ -60,20 +58,20 @@ pub fn contents(tree: &Tree, files: &Files, options: &Options) -> Contents {
 }
 
 /// Plans files.
-pub fn planned(files: &Files, options: &Options) -> Result<Plan, PlanError> {
+pub(crate) fn planned(files: &Files, options: &Options) -> Result<Plan, PlanError> {
     let tree = tree(files);
     plan(&tree, &contents(&tree, files, options), options)
 }
 
 /// Everything that was pushed.
-pub struct Pushed {
-    pub blobs: BTreeMap<Digest, Bytes>,
-    pub documents: Vec<Document>,
-    pub plan: Plan,
+pub(crate) struct Pushed {
+    pub(crate) blobs: BTreeMap<Digest, Bytes>,
+    pub(crate) documents: Vec<Document>,
+    pub(crate) plan: Plan,
 }
 
 /// Plans files and moves all their blobs.
-pub fn push(files: &Files, options: &Options) -> Pushed {
+pub(crate) fn push(files: &Files, options: &Options) -> Pushed {
     let plan = planned(files, options).unwrap();
     let mut blobs = BTreeMap::new();
     let mut made = Vec::new();
@@ -111,7 +109,7 @@ pub fn push(files: &Files, options: &Options) -> Pushed {
 }
 
 /// The bytes of a blob, and the digest of its content.
-pub fn stream(blob: &Blob, files: &Files) -> (Bytes, Digest) {
+pub(crate) fn stream(blob: &Blob, files: &Files) -> (Bytes, Digest) {
     let mut encoder = Encoder::new(blob.encoding).unwrap();
     let mut hasher = Hasher::default();
     let mut encoded = Vec::new();
@@ -131,7 +129,7 @@ pub fn stream(blob: &Blob, files: &Files) -> (Bytes, Digest) {
 }
 
 /// Content of an encoded blob.
-pub fn decode(bytes: &Bytes, encoding: Encoding, step: usize) -> Vec<u8> {
+pub(crate) fn decode(bytes: &Bytes, encoding: Encoding, step: usize) -> Vec<u8> {
     let mut decoder = Decoder::new(encoding).unwrap();
     let mut content = Vec::new();
     for piece in bytes.chunks(step) {
@@ -145,7 +143,7 @@ pub fn decode(bytes: &Bytes, encoding: Encoding, step: usize) -> Vec<u8> {
 }
 
 /// Files of a tar, read in pieces of `step` bytes.
-pub fn extract(tar: &[u8], step: usize) -> Files {
+pub(crate) fn extract(tar: &[u8], step: usize) -> Files {
     let mut reader = Reader::new(Whiteouts::Refuse);
     let mut files = Files::new();
     let mut open = None;
@@ -171,12 +169,12 @@ pub fn extract(tar: &[u8], step: usize) -> Files {
 
 impl Pushed {
     /// The document that a reference would name.
-    pub fn top(&self) -> &Document {
+    pub(crate) fn top(&self) -> &Document {
         self.documents.last().unwrap()
     }
 
     /// The manifests, of an index or alone.
-    pub fn manifests(&self) -> Vec<Manifest> {
+    pub(crate) fn manifests(&self) -> Vec<Manifest> {
         let top = self.top();
         if top.media_type == media_type::MANIFEST {
             return vec![serde_json::from_slice(&top.bytes).unwrap()];
@@ -189,7 +187,7 @@ impl Pushed {
     }
 
     /// A blob or document.
-    pub fn bytes(&self, digest: Digest) -> Bytes {
+    pub(crate) fn bytes(&self, digest: Digest) -> Bytes {
         let document = self
             .documents
             .iter()
@@ -201,12 +199,12 @@ impl Pushed {
     }
 
     /// The JSON of a blob or document.
-    pub fn json(&self, digest: Digest) -> Value {
+    pub(crate) fn json(&self, digest: Digest) -> Value {
         serde_json::from_slice(&self.bytes(digest)).unwrap()
     }
 
     /// All files of a manifest's tar layers, without the root that they are under.
-    pub fn extracted(&self, manifest: &Manifest, root: &str) -> Files {
+    pub(crate) fn extracted(&self, manifest: &Manifest, root: &str) -> Files {
         let mut all = Files::new();
         for layer in &manifest.layers {
             let encoding = if layer.media_type.ends_with("+zstd") {
@@ -226,7 +224,7 @@ impl Pushed {
     }
 
     /// Whether all documents keep the rules of their schemas, and mention only what there is.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         for document in &self.documents {
             let value: Value = serde_json::from_slice(&document.bytes).unwrap();
             let schema = match document.media_type.as_str() {
@@ -261,7 +259,7 @@ impl Pushed {
 }
 
 /// A schema of image-spec with all that it refers to.
-pub fn image_schema(name: &str) -> Value {
+pub(crate) fn image_schema(name: &str) -> Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemas/image-spec");
     let mut definitions = serde_json::Map::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -301,7 +299,7 @@ fn localise(value: &mut Value, file: &str) {
 }
 
 /// The schema of a ModelPack config, with the object that it forgets to close.
-pub fn model_schema() -> Value {
+pub(crate) fn model_schema() -> Value {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemas/model-spec/config-schema.json");
     let mut schema: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
@@ -317,7 +315,7 @@ pub fn model_schema() -> Value {
 }
 
 /// Whether a value keeps the rules of a schema.
-pub fn assert_valid(schema: &Value, value: &Value) {
+pub(crate) fn assert_valid(schema: &Value, value: &Value) {
     let validator = jsonschema::options()
         .should_validate_formats(true)
         .build(schema)
@@ -330,7 +328,7 @@ pub fn assert_valid(schema: &Value, value: &Value) {
 }
 
 /// A safetensors file: tensors by name, type and shape, all zeros.
-pub fn safetensors(tensors: &[(&str, &str, &[u64])]) -> Vec<u8> {
+pub(crate) fn safetensors(tensors: &[(&str, &str, &[u64])]) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut end = 0;
@@ -356,14 +354,14 @@ pub fn safetensors(tensors: &[(&str, &str, &[u64])]) -> Vec<u8> {
 }
 
 /// A value of GGUF metadata.
-pub enum Gguf<'a> {
+pub(crate) enum Gguf<'a> {
     Number(u32),
     Text(&'a str),
     Texts(&'a [&'a str]),
 }
 
 /// A GGUF file without its data: metadata, and tensors by name, shape and type.
-pub fn gguf(metadata: &[(&str, Gguf<'_>)], tensors: &[(&str, &[u64], u32)]) -> Vec<u8> {
+pub(crate) fn gguf(metadata: &[(&str, Gguf<'_>)], tensors: &[(&str, &[u64], u32)]) -> Vec<u8> {
     fn text(bytes: &mut Vec<u8>, text: &str) {
         bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
         bytes.extend_from_slice(text.as_bytes());

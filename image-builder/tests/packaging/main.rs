@@ -1,0 +1,15 @@
+//! The pure half of the builder as its callers use it: plans, formats, archives, layouts, readers.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod archives;
+mod formats;
+mod layout;
+mod plan;
+mod readers;
+mod support;
