@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 pub const TESTBED: &str = "kaito-testbed";
 /// The scheduler; its `provisioner` mode is the same binary.
 pub const SCHEDULER: &str = "kaito-scheduler";
-/// The image builder.
-pub const IMAGE_BUILDER: &str = "image-builder";
 /// The inference server that images carry.
 pub const RUNTIME: &str = "kaito-runtime";
 /// The kubectl plugin.
