@@ -84,7 +84,7 @@ struct RunArgs {
     /// Seconds that a bought node is kept after its last pod has gone
     #[arg(long, default_value_t = 30)]
     idle_node_grace: u32,
-    /// Image of the inference engine and trainer
+    /// Image of the GPU engine
     #[arg(long, default_value_t = Images::default().engine)]
     engine_image: String,
     /// Image of our tools in pods
@@ -93,6 +93,9 @@ struct RunArgs {
     /// Image of kaito-runtime, which serves small models on CPUs
     #[arg(long, default_value_t = Images::default().runtime)]
     runtime_image: String,
+    /// Image of the trainer
+    #[arg(long, default_value_t = Images::default().trainer)]
+    trainer_image: String,
     /// How images of weights and adapters reach pods
     #[arg(long, value_enum, default_value = "auto")]
     weights_delivery: WeightsDelivery,
@@ -276,6 +279,7 @@ async fn run_scheduler(args: RunArgs, shutdown: CancellationToken) -> anyhow::Re
                 engine: args.engine_image,
                 tools: args.tools_image,
                 runtime: args.runtime_image,
+                trainer: args.trainer_image,
             },
             weights,
             idle_grace_seconds: i64::from(args.idle_node_grace),

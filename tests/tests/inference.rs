@@ -119,8 +119,12 @@ fn weights(node: &Node) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = model::smollm2();
     fs::copy(&file, folder.path().join(file.file_name().unwrap())).unwrap();
-    node.build_image(folder.path(), "models/smollm2", ["--preset=smollm2-135m-instruct"])
-        .unwrap()
+    node.build_image(
+        folder.path(),
+        "models/smollm2",
+        ["--preset=smollm2-135m-instruct"],
+    )
+    .unwrap()
 }
 
 /// An adapter that nobody trained: fixed numbers on the queries of every layer, large enough to be noticed.
@@ -133,7 +137,11 @@ fn adapter(node: &Node, name: &str, scale: f32) -> String {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK,
         "target_modules": ["q_proj"], "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct",
     });
-    fs::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
+    fs::write(
+        folder.path().join("adapter_config.json"),
+        config.to_string(),
+    )
+    .unwrap();
     let file = lora_file(LAYERS, HIDDEN, RANK, scale);
     fs::write(folder.path().join("adapter_model.safetensors"), file).unwrap();
     let image = format!("adapters/{name}");
@@ -154,7 +162,8 @@ fn lora_file(layers: usize, hidden: usize, rank: usize, scale: f32) -> Vec<u8> {
                 let value = (f32::from(step) - 8.0) / 8.0 * scale;
                 data.extend(value.to_le_bytes());
             }
-            let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()]});
+            let entry =
+                json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()]});
             header.insert(format!("{module}.{part}.weight"), entry);
         }
     }
@@ -175,7 +184,12 @@ async fn address(namespace: &Namespace<'_>) -> String {
 fn curl(url: &str, body: &Value) -> Output {
     Command::new("curl")
         .args(["-sS", "-m", "120", "--fail-with-body", "-X", "POST", url])
-        .args(["-H", "accept: application/json", "-H", "Content-Type: application/json"])
+        .args([
+            "-H",
+            "accept: application/json",
+            "-H",
+            "Content-Type: application/json",
+        ])
         .args(["-d", &body.to_string()])
         .output()
         .unwrap()
@@ -187,7 +201,10 @@ fn greedy(address: &str, model: &str) -> String {
         "model": model, "temperature": 0, "max_tokens": 24,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
     });
-    let answer = text(&curl(&format!("http://{address}/v1/chat/completions"), &body));
+    let answer = text(&curl(
+        &format!("http://{address}/v1/chat/completions"),
+        &body,
+    ));
     let answer: Value = serde_json::from_str(&answer).unwrap();
     answer["choices"][0]["message"]["content"]
         .as_str()
@@ -210,7 +227,12 @@ async fn install(node: &Node) {
     let output = node
         .plane()
         .kubectl_command()
-        .args(["kaito", "install", "--nodes=byo", "--image-pull-secret=registry"])
+        .args([
+            "kaito",
+            "install",
+            "--nodes=byo",
+            "--image-pull-secret=registry",
+        ])
         .arg(format!("--image={scheduler}"))
         .arg(format!("--runtime-image={runtime}"))
         .output()
@@ -239,12 +261,23 @@ async fn a_small_model_answers_from_a_pod_and_a_new_adapter_loses_no_request() {
     let address = address(&namespace).await;
     let started = Instant::now();
     let url = format!("http://{address}/chat");
-    let answer = text(&curl(&url, &json!({"prompt": "What is the capital of France?"})));
+    let answer = text(&curl(
+        &url,
+        &json!({"prompt": "What is the capital of France?"}),
+    ));
     report("first answer", started);
     assert!(answer.contains("Paris"), "{answer}");
     answers_a_pod(&node, &namespace, &url).await;
 
-    let said = text(&plugin(&namespace, &["chat", "small", "What is the capital of France?", "--temperature=0"]));
+    let said = text(&plugin(
+        &namespace,
+        &[
+            "chat",
+            "small",
+            "What is the capital of France?",
+            "--temperature=0",
+        ],
+    ));
     assert!(said.contains("Paris"), "{said}");
     let log = text(&plugin(&namespace, &["logs", "small"]));
     assert!(!log.trim().is_empty());
@@ -258,9 +291,15 @@ async fn a_small_model_answers_from_a_pod_and_a_new_adapter_loses_no_request() {
         .await
         .unwrap();
     let pods: Api<Pod> = namespace.api();
-    wait_for_all(&pods, "kaito.sh/workspace", "its pods are gone", LIMIT, <[Pod]>::is_empty)
-        .await
-        .unwrap();
+    wait_for_all(
+        &pods,
+        "kaito.sh/workspace",
+        "its pods are gone",
+        LIMIT,
+        <[Pod]>::is_empty,
+    )
+    .await
+    .unwrap();
     drop(namespace);
     let identity = node.identity();
     node.stop().unwrap();
@@ -310,8 +349,24 @@ spec:
     let output = namespace
         .plane()
         .kubectl_command()
-        .args(["exec", "--namespace", namespace.name(), "client", "--", "wget", "-q", "-O", "-"])
-        .args(["--header", "Content-Type: application/json", "--post-data", &body, url])
+        .args([
+            "exec",
+            "--namespace",
+            namespace.name(),
+            "client",
+            "--",
+            "wget",
+            "-q",
+            "-O",
+            "-",
+        ])
+        .args([
+            "--header",
+            "Content-Type: application/json",
+            "--post-data",
+            &body,
+            url,
+        ])
         .output()
         .unwrap();
     let answer = text(&output);
@@ -323,7 +378,10 @@ spec:
 async fn roll_out_an_adapter(node: &Node, namespace: &Namespace<'_>, weights: &str, address: &str) {
     let image = adapter(node, "odd", 0.4);
     let base = greedy(address, "smollm2-135m-instruct");
-    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (stop, asked) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let asking = {
         let (stop, asked, address) = (Arc::clone(&stop), Arc::clone(&asked), address.to_owned());
         // A thread of this one, so that it is in the node's network as well.
@@ -342,20 +400,31 @@ async fn roll_out_an_adapter(node: &Node, namespace: &Namespace<'_>, weights: &s
         .await
         .unwrap();
     let pods: Api<Pod> = namespace.api();
-    wait_for_all(&pods, "kaito.sh/workspace", "only the new pod is there", LIMIT, |all| {
-        let new = |pod: &Pod| {
-            let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
-            volumes.is_some_and(|volumes| volumes.iter().any(|volume| volume.name == "adapter-odd"))
-        };
-        all.len() == 1 && new(&all[0])
-    })
+    wait_for_all(
+        &pods,
+        "kaito.sh/workspace",
+        "only the new pod is there",
+        LIMIT,
+        |all| {
+            let new = |pod: &Pod| {
+                let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+                volumes.is_some_and(|volumes| {
+                    volumes.iter().any(|volume| volume.name == "adapter-odd")
+                })
+            };
+            all.len() == 1 && new(&all[0])
+        },
+    )
     .await
     .unwrap();
     report("new adapter rolled out", started);
     stop.store(true, Ordering::Relaxed);
     let answers = asking.join().expect("no request failed");
     assert!(asked.load(Ordering::Relaxed) > 0);
-    assert!(answers.iter().all(|answer| *answer == base), "{base}: {answers:?}");
+    assert!(
+        answers.iter().all(|answer| *answer == base),
+        "{base}: {answers:?}"
+    );
     assert_ne!(greedy(address, "odd"), base);
     assert_eq!(greedy(address, "smollm2-135m-instruct"), base);
 }
@@ -366,8 +435,14 @@ async fn where_images_cannot_be_mounted_the_weights_are_pulled_and_answer_all_th
     let node = Node::start(node::Options::default()).await.unwrap();
     let weights = weights(&node);
     let images = [
-        format!("--runtime-image={}", node.build_program(programs::RUNTIME).unwrap()),
-        format!("--tools-image={}", node.build_program(programs::IMAGE_BUILDER).unwrap()),
+        format!(
+            "--runtime-image={}",
+            node.build_program(programs::RUNTIME).unwrap()
+        ),
+        format!(
+            "--tools-image={}",
+            node.build_program(programs::IMAGE_BUILDER).unwrap()
+        ),
         "--weights-delivery=pull".to_owned(),
         "--node-provisioner=byo".to_owned(),
     ];

@@ -16,6 +16,7 @@ use crate::registry::{
     CertificateCheck, Client, ClientOptions, CredentialOptions, Reference, Repository, Scheme,
     TransportOptions,
 };
+use crate::source::remote::Reach;
 
 /// How registries are reached.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -87,12 +88,26 @@ pub struct SourceFlags {
     /// Leave out files that match; may be repeated
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
+    /// Ask http(s):// addresses only if they are on the public internet
+    #[arg(long)]
+    pub public_only: bool,
     /// File with a token for the Hugging Face hub, instead of HF_TOKEN
     #[arg(long, value_name = "FILE")]
     pub hf_token_file: Option<PathBuf>,
     /// File with a shared access signature for azblob://, instead of AZURE_STORAGE_SAS_TOKEN
     #[arg(long, value_name = "FILE")]
     pub azure_sas_file: Option<PathBuf>,
+}
+
+impl SourceFlags {
+    /// Which addresses may be asked.
+    pub(crate) const fn reach(&self) -> Reach {
+        if self.public_only {
+            Reach::PublicOnly
+        } else {
+            Reach::Anywhere
+        }
+    }
 }
 
 /// Value of `--progress`.

@@ -9,6 +9,7 @@ mod build_flags;
 mod copy;
 mod diff;
 mod failure;
+mod fetch;
 mod flags;
 mod inspect;
 mod interrupt;

@@ -28,6 +28,7 @@ pub(crate) fn source(
         client(&ClientOptions {
             ca_file: registry.ca_file.clone(),
             insecure: registry.insecure,
+            reach: flags.reach(),
         })
     };
     match text.split_once("://").map(|(scheme, _)| scheme) {
@@ -48,7 +49,7 @@ pub(crate) fn source(
             Ok(Arc::new(ImageSource::new(repository, reference.selector())))
         }
         Some(scheme) => match http_address(text) {
-            Some(address) => Ok(Arc::new(HttpSource::new(http()?, address))),
+            Some(address) => Ok(Arc::new(HttpSource::new(http()?, address, flags.reach()))),
             None => Err(Failure::message(format!(
                 "sources of the kind {scheme}:// are not known; give a path, hf://ORG/MODEL, azblob://ACCOUNT/CONTAINER, \
                  https://… or oci://REGISTRY/REPOSITORY:TAG"

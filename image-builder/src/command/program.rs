@@ -9,8 +9,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use super::failure::{Exit, Failure};
 use super::output::{Output, Streams};
 use super::{
-    BuildArgs, Context, attach, build, copy, diff, inspect, login, plan, prune, pull, push, verify,
-    wait_mcr,
+    BuildArgs, Context, attach, build, copy, diff, fetch, inspect, login, plan, prune, pull, push,
+    verify, wait_mcr,
 };
 
 /// Package model weights, adapters and programs as OCI images; push, pull and verify them.
@@ -43,6 +43,8 @@ enum Command {
     Push(push::Args),
     /// Fetch the files of an image, verified
     Pull(pull::Args),
+    /// Fetch the files of other sources: the hub, blob stores, addresses
+    Fetch(fetch::Args),
     /// Show what an image is and holds
     Inspect(inspect::Args),
     /// Read an image's blobs again and compare; check signatures
@@ -136,6 +138,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         },
         Command::Push(args) => Box::pin(push::run(&args, context)).await,
         Command::Pull(args) => Box::pin(pull::run(&args, context)).await,
+        Command::Fetch(args) => Box::pin(fetch::run(&args, context)).await,
         Command::Inspect(args) => Box::pin(inspect::run(&args, context)).await,
         Command::Verify(args) => Box::pin(verify::run(&args, context)).await,
         Command::Diff(args) => Box::pin(diff::run(&args, context)).await,
@@ -168,8 +171,8 @@ mod tests {
         assert_eq!(
             names,
             [
-                "plan", "build", "push", "pull", "inspect", "verify", "diff", "attach", "copy",
-                "login", "wait-mcr", "prune"
+                "plan", "build", "push", "pull", "fetch", "inspect", "verify", "diff", "attach",
+                "copy", "login", "wait-mcr", "prune"
             ]
         );
         let words = |text: &str| {

@@ -21,11 +21,20 @@ pub(super) async fn send(
     known: Option<&Fed>,
 ) -> Result<Fed, Attempt> {
     let size = size.max(upload.chunk_minimum.unwrap_or_default()).max(1);
-    let mut sending = Sending { way, repository, upload, size, known, start: Start::default() };
+    let mut sending = Sending {
+        way,
+        repository,
+        upload,
+        size,
+        known,
+        start: Start::default(),
+    };
     let mut next = 2;
     loop {
         let error = match sending.from_start().await {
-            Ok((patched, fed)) => return way.close(repository, &sending.upload, patched, fed).await,
+            Ok((patched, fed)) => {
+                return way.close(repository, &sending.upload, patched, fed).await;
+            }
             Err(Attempt::Final(error)) => return Err(Attempt::Final(error)),
             Err(Attempt::Registry(error)) => error,
         };
@@ -100,8 +109,9 @@ impl Sending<'_> {
         let forward = forward(feed, first, limit, sender, Arc::clone(&sent));
         let part = length.map(|length| offset..offset + length);
         let end = || sent.load(Ordering::Relaxed);
-        let patch =
-            self.repository.patch(&mut self.upload, part, RequestBody::Stream(body), end);
+        let patch = self
+            .repository
+            .patch(&mut self.upload, part, RequestBody::Stream(body), end);
         let (answer, following) = tokio::join!(patch, forward);
         let answer = answer?;
         self.start.offset = sent.load(Ordering::Relaxed);
@@ -110,7 +120,9 @@ impl Sending<'_> {
 
     /// Where to go on after a failure; false where the upload is lost.
     async fn find_start(&mut self) -> bool {
-        let Ok(has) = self.repository.upload_length(&mut self.upload).await else { return false };
+        let Ok(has) = self.repository.upload_length(&mut self.upload).await else {
+            return false;
+        };
         has == Some(self.start.offset)
     }
 }

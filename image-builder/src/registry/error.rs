@@ -133,9 +133,15 @@ impl RegistryError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Answered { status, retry_after, .. } => class_of_status(*status, *retry_after),
+            Self::Answered {
+                status,
+                retry_after,
+                ..
+            } => class_of_status(*status, *retry_after),
             Self::Transport { cause, .. } => match cause {
-                TransportError::Address { .. } | TransportError::Certificates { .. } => Class::Refused,
+                TransportError::Address { .. } | TransportError::Certificates { .. } => {
+                    Class::Refused
+                }
                 _ => Class::Transient(None),
             },
             Self::Auth { cause, .. } if cause.is_transient() => Class::Transient(None),

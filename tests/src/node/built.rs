@@ -92,7 +92,10 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 /// The shared libraries of a program, the loader among them; none for a static one.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>, Error> {
     let output = Command::new("ldd").arg(program).output();
-    let output = output.map_err(system(format!("list the libraries of {}", program.display())))?;
+    let output = output.map_err(system(format!(
+        "list the libraries of {}",
+        program.display()
+    )))?;
     let text = String::from_utf8(output.stdout).map_err(io::Error::other);
     let text = text.map_err(system("read what ldd says"))?;
     let path = |line: &str| {

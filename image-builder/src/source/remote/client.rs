@@ -1,9 +1,12 @@
 //! The HTTP client of all remote sources. Follows no redirect by itself: credentials must stay with their host.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, redirect};
+
+use super::reach::{PublicResolver, Reach};
 
 /// Longest time to open a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -17,6 +20,8 @@ pub struct ClientOptions {
     pub ca_file: Option<PathBuf>,
     /// Whether certificates are not checked at all.
     pub insecure: bool,
+    /// Which addresses names may resolve to.
+    pub reach: Reach,
 }
 
 /// Why there is no client.
@@ -50,6 +55,9 @@ pub fn client(options: &ClientOptions) -> Result<Client, ClientError> {
         .user_agent(concat!("kaito-image-builder/", env!("CARGO_PKG_VERSION")));
     if let Some(path) = &options.ca_file {
         builder = builder.tls_certs_merge(certificates(path)?);
+    }
+    if options.reach == Reach::PublicOnly {
+        builder = builder.dns_resolver(Arc::new(PublicResolver));
     }
     if options.insecure {
         builder = builder.tls_danger_accept_invalid_certs(true);

@@ -13,6 +13,7 @@ use reqwest::header::{
 use reqwest::{Client, Response, StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::reach::Reach;
 use crate::source::SourceError;
 
 /// Redirects that are followed for one request.
@@ -30,6 +31,8 @@ pub(crate) struct RemoteFile {
     pub(crate) token: Option<SecretString>,
     /// Words for refusals.
     pub(crate) explain: Explain,
+    /// Which addresses may be asked, those of redirects included.
+    pub(crate) reach: Reach,
     /// Where the last redirect led.
     pub(crate) resolved: Mutex<Option<Url>>,
     /// Validator by which ranges may be asked for in parallel; absent until known.
@@ -72,6 +75,7 @@ impl RemoteFile {
             address,
             token,
             explain,
+            reach: Reach::Anywhere,
             resolved: Mutex::default(),
             validator: tokio::sync::OnceCell::new(),
         }
@@ -115,6 +119,10 @@ impl RemoteFile {
     }
 
     async fn send(&self, url: Url, range: Option<&Range<u64>>) -> Result<Response, Refusal> {
+        self.reach.check(&url).map_err(|error| {
+            let remedy = "name an address that everybody can reach".to_owned();
+            Refusal::Final(self.error(error.to_string(), remedy))
+        })?;
         let own_host = url.origin() == self.address.origin();
         let mut request = self.client.get(url);
         if let Some(range) = range.filter(|range| range.end > range.start) {

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use reqwest::{Client, Url};
 
 use super::fetch::{Refusal, RemoteFile, explain_plainly, shown};
+use super::reach::Reach;
 use super::{parts, retry};
 use crate::source::{ByteStream, File, Source, SourceError, Tree};
 
@@ -20,9 +21,10 @@ pub struct HttpSource {
 impl HttpSource {
     /// The file at `address`.
     #[must_use]
-    pub fn new(client: Client, address: Url) -> Self {
+    pub fn new(client: Client, address: Url, reach: Reach) -> Self {
+        let file = RemoteFile::new(client, address, None, explain_plainly);
         Self {
-            file: Arc::new(RemoteFile::new(client, address, None, explain_plainly)),
+            file: Arc::new(RemoteFile { reach, ..file }),
             path: OnceLock::new(),
         }
     }

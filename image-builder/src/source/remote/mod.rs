@@ -6,6 +6,7 @@ mod client;
 mod fetch;
 mod http;
 mod parts;
+pub mod reach;
 pub(super) mod retry;
 
 #[cfg(test)]
@@ -15,3 +16,4 @@ pub use client::{ClientError, ClientOptions, client};
 pub(super) use fetch::{Refusal, RemoteFile, chain, shown};
 pub use http::HttpSource;
 pub(super) use parts::read;
+pub use reach::Reach;

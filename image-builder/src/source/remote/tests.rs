@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 
-use super::{ClientOptions, HttpSource, client};
+use super::{ClientOptions, HttpSource, Reach, client};
 use crate::source::{Source, SourceError};
 
 /// A body that may break.
@@ -236,7 +236,11 @@ async fn source(server: &Server, bytes: &Bytes, ranges: bool) -> HttpSource {
         },
     );
     let url = server.url("/m.gguf?sig=secret").parse().unwrap();
-    let source = HttpSource::new(client(&ClientOptions::default()).unwrap(), url);
+    let source = HttpSource::new(
+        client(&ClientOptions::default()).unwrap(),
+        url,
+        Reach::Anywhere,
+    );
     let tree = source.list().await.unwrap();
     assert_eq!(tree.files[0].size, bytes.len() as u64);
     assert_eq!(tree.files[0].path, "m.gguf");
@@ -316,7 +320,11 @@ async fn refusals_say_what_to_do_and_never_show_a_signature() {
     let server = Server::start().await;
     server.serve("/x?sig=secret", Served::Refusal(403, vec![]));
     let url = server.url("/x?sig=secret").parse().unwrap();
-    let source = HttpSource::new(client(&ClientOptions::default()).unwrap(), url);
+    let source = HttpSource::new(
+        client(&ClientOptions::default()).unwrap(),
+        url,
+        Reach::Anywhere,
+    );
     let error = source.list().await.unwrap_err().to_string();
     assert!(
         error.contains("403") && error.contains("signed address"),

@@ -236,7 +236,11 @@ mod tests {
         let text = serde_json::to_string(&parts.last().unwrap().objects).unwrap();
         assert!(text.contains("\"registry/x:1\"") && !text.contains("\"IMAGE\""));
         assert_eq!(text.matches("--node-provisioner=byo").count(), 1);
-        assert_eq!(text.matches("\"imagePullSecrets\":[{\"name\":\"pull\"}]").count(), 2);
+        assert_eq!(
+            text.matches("\"imagePullSecrets\":[{\"name\":\"pull\"}]")
+                .count(),
+            2
+        );
     }
 
     #[test]

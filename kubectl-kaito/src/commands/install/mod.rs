@@ -67,7 +67,10 @@ pub struct Args {
     /// Image of image-builder, which pulls and pushes in pods
     #[arg(long, value_name = "IMAGE")]
     pub tools_image: Option<String>,
-    /// Image of the GPU engine and trainer
+    /// Image of the trainer
+    #[arg(long, value_name = "IMAGE")]
+    pub trainer_image: Option<String>,
+    /// Image of the GPU engine
     #[arg(long, value_name = "IMAGE")]
     pub engine_image: Option<String>,
     /// Secret in namespace kaito-system that lets nodes pull the image
@@ -100,6 +103,7 @@ fn scheduler_arguments(args: &Args) -> Vec<String> {
         ("runtime-image", &args.runtime_image),
         ("tools-image", &args.tools_image),
         ("engine-image", &args.engine_image),
+        ("trainer-image", &args.trainer_image),
     ];
     let mut arguments: Vec<String> = images
         .into_iter()

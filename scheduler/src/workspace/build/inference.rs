@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec, PodTemplateSpec,
-    SecretKeySelector, VolumeMount,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -16,7 +16,7 @@ use kaito_api::{Workspace, names};
 use kaito_snapshot::sizing::Sizing;
 
 use super::supplies::{Supplies, adapter_names};
-use super::{Context, SERVER_PORT, engine, labels, metadata, name, native, pod, probes};
+use super::{Context, SERVER_PORT, engine, labels, metadata, name, native, pod, probes, weights};
 
 /// The gated pod template: from the preset, or the user's own with what placement needs added.
 #[must_use]
@@ -194,18 +194,7 @@ fn environment(inference: &InferenceSpec, sizing: &Sizing) -> Vec<EnvVar> {
         .as_ref()
         .and_then(|preset| preset.preset_options.as_ref());
     if let Some(secret) = options.and_then(|options| options.model_access_secret.clone()) {
-        environment.push(EnvVar {
-            name: "HF_TOKEN".to_owned(),
-            value_from: Some(EnvVarSource {
-                secret_key_ref: Some(SecretKeySelector {
-                    name: secret,
-                    key: "HF_TOKEN".to_owned(),
-                    ..SecretKeySelector::default()
-                }),
-                ..EnvVarSource::default()
-            }),
-            ..EnvVar::default()
-        });
+        environment.push(weights::hub_token(&secret));
     }
     for adapter in inference.adapters.iter().flatten() {
         if let (Some(strength), (_, folder)) = (&adapter.strength, adapter_names(adapter)) {

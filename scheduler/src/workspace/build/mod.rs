@@ -33,12 +33,14 @@ pub const RENDEZVOUS_PORT: i32 = 29_500;
 /// Images that children use.
 #[derive(Clone, Debug)]
 pub struct Images {
-    /// Engine and trainer (vLLM, TRL), for example `mcr.microsoft.com/aks/kaito/kaito-base:0.5.0`.
+    /// GPU engine (vLLM), for example `mcr.microsoft.com/aks/kaito/kaito-base:0.5.0`.
     pub engine: String,
     /// Our own tools in pods: fetching data, pulling and pushing artifacts.
     pub tools: String,
     /// kaito-runtime, the server of the native runtime.
     pub runtime: String,
+    /// The trainer (`image-builder/trainer`).
+    pub trainer: String,
 }
 
 impl Default for Images {
@@ -47,6 +49,7 @@ impl Default for Images {
             engine: "mcr.microsoft.com/aks/kaito/kaito-base:0.5.0".to_owned(),
             tools: "mcr.microsoft.com/aks/kaito/image-builder:0.1.0".to_owned(),
             runtime: "mcr.microsoft.com/aks/kaito/kaito-runtime:0.1.0".to_owned(),
+            trainer: "mcr.microsoft.com/aks/kaito/kaito-trainer:0.1.0".to_owned(),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{
     ConfigMapVolumeSource, Container, LocalObjectReference, Volume, VolumeMount,
 };
-use kaito_api::catalogue::Runtime;
-use kaito_api::workspace::{AdapterSpec, InferenceSpec};
+use kaito_api::catalogue::{Preset, Runtime};
+use kaito_api::workspace::{AdapterSpec, InferenceSpec, PresetSpec, TuningSpec};
 use kaito_snapshot::sizing::Sizing;
 
 use super::weights::{self, Files};
@@ -36,22 +36,9 @@ impl Supplies {
     pub fn new(inference: &InferenceSpec, sizing: &Sizing, context: &Context) -> Self {
         let mut supplies = Self::default();
         supplies.add(pod::empty_dir("dshm", true), "/dev/shm", false);
-        match weights::image_of(inference) {
-            Some((image, secrets)) => {
-                let files = Files {
-                    volume: "weights",
-                    image,
-                    folder: WEIGHTS_FOLDER,
-                    secrets,
-                };
-                supplies.add_files(&files, engine::WEIGHTS_PATH, context);
-            }
-            None => supplies.add(
-                pod::empty_dir("weights", false),
-                engine::WEIGHTS_PATH,
-                false,
-            ),
-        }
+        // vLLM fetches from the hub by itself, the native engine does not.
+        let native = sizing.preset.filter(|_| sizing.runtime == Runtime::Native);
+        supplies.add_weights(inference.preset.as_ref(), native, context);
         if let Some(config) = inference.config.as_ref() {
             supplies.add(config_volume(config), engine::CONFIG_PATH, true);
         }
@@ -64,6 +51,51 @@ impl Supplies {
         }
         supplies.volumes.extend(credentials(&supplies));
         supplies
+    }
+
+    /// What a tuning run asks for besides data and results.
+    #[must_use]
+    pub fn for_tuning(tuning: &TuningSpec, sizing: &Sizing, context: &Context) -> Self {
+        let mut supplies = Self::default();
+        supplies.add(pod::empty_dir("dshm", true), "/dev/shm", false);
+        supplies.add(pod::empty_dir("tmp", false), "/tmp", false);
+        supplies.add_weights(tuning.preset.as_ref(), sizing.preset, context);
+        if let Some(config) = tuning.config.as_ref() {
+            supplies.add(config_volume(config), engine::CONFIG_PATH, true);
+        }
+        let data = tuning.input.as_ref();
+        let secrets = data.and_then(|input| input.image_pull_secrets.as_ref());
+        supplies
+            .secrets
+            .extend(secrets.into_iter().flatten().cloned());
+        supplies
+            .volumes
+            .extend(weights::credentials(&supplies.secrets));
+        supplies
+    }
+
+    /// Weights from the image that the Workspace names, else from the hub.
+    fn add_weights(
+        &mut self,
+        asked: Option<&PresetSpec>,
+        preset: Option<&Preset>,
+        context: &Context,
+    ) {
+        if let Some((image, secrets)) = weights::image_of(asked) {
+            let files = Files {
+                volume: "weights",
+                image,
+                folder: WEIGHTS_FOLDER,
+                secrets,
+            };
+            return self.add_files(&files, engine::WEIGHTS_PATH, context);
+        }
+        let weights = pod::empty_dir("weights", false);
+        self.add(weights, engine::WEIGHTS_PATH, false);
+        let options = asked.and_then(|preset| preset.preset_options.as_ref());
+        let secret = options.and_then(|options| options.model_access_secret.as_deref());
+        let fetcher = preset.map(|preset| weights::hub_fetcher(preset, secret, context));
+        self.init.extend(fetcher);
     }
 
     fn add(&mut self, volume: Volume, path: &str, read_only: bool) {

@@ -1,19 +1,18 @@
 //! The tuning Job: ordered init containers fetch the data and train, the main container pushes the result.
 //!
-//! That order needs no marker files and no shared process namespace, a failed training ends the pod, and a failed
-//! push is repeated without training again.
+//! That order needs no marker files and no shared process namespace, a training that was cut off goes on where it was, and
+//! a failed push is repeated without training again.
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, Container, KeyToPath, LocalObjectReference, PodSpec, PodTemplateSpec,
-    SecretVolumeSource, Volume,
+    Container, KeyToPath, PodSpec, PodTemplateSpec, SecretVolumeSource, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kaito_api::workspace::{DataDestination, DataSource, TuningSpec};
 use kaito_api::{Workspace, names};
 use kaito_snapshot::sizing::Sizing;
 
-use super::supplies::DATA_FOLDER;
+use super::supplies::{DATA_FOLDER, Supplies};
 use super::weights::{self, Files};
 use super::{Context, engine, labels, metadata, name, pod};
 
@@ -56,9 +55,12 @@ pub fn job(workspace: &Workspace, tuning: &TuningSpec, sizing: &Sizing, context:
 fn pod_spec(tuning: &TuningSpec, sizing: &Sizing, context: &Context) -> PodSpec {
     let input = tuning.input.clone().unwrap_or_default();
     let output = tuning.output.clone().unwrap_or_default();
-    let trainer = trainer(tuning, sizing, context);
+    let supplies = Supplies::for_tuning(tuning, sizing, context);
+    let image_pull_secrets = supplies.pull_secrets();
+    let trainer = trainer(tuning, sizing, context, supplies.mounts);
     let mut init: Vec<Container> = fetcher(&input, context).into_iter().collect();
-    let main = match pusher(&output, context) {
+    init.extend(supplies.init);
+    let main = match pusher(&output, sizing, context) {
         Some(pusher) => {
             init.push(trainer);
             pusher
@@ -66,20 +68,16 @@ fn pod_spec(tuning: &TuningSpec, sizing: &Sizing, context: &Context) -> PodSpec 
         // Results that stay in a volume need no step after training.
         None => trainer,
     };
+    let mut volumes = supplies.volumes;
+    volumes.extend(own_volumes(input, output));
     PodSpec {
         init_containers: (!init.is_empty()).then_some(init),
         containers: vec![main],
-        volumes: Some(volumes(tuning, input, output)),
-        image_pull_secrets: tuning
-            .input
-            .as_ref()
-            .and_then(|input| input.image_pull_secrets.as_ref())
-            .map(|list| {
-                list.iter()
-                    .map(|n| LocalObjectReference { name: n.clone() })
-                    .collect()
-            }),
-        restart_policy: Some("Never".to_owned()),
+        volumes: Some(volumes),
+        image_pull_secrets,
+        // A step that fails is repeated in the same pod: the trainer goes on from its last checkpoint, and a push does
+        // not train again.
+        restart_policy: Some("OnFailure".to_owned()),
         security_context: Some(pod::security()),
         automount_service_account_token: Some(false),
         ..PodSpec::default()
@@ -97,7 +95,12 @@ fn fetcher(input: &DataSource, context: &Context) -> Option<Container> {
         return Some(weights::puller(&files, context));
     }
     let urls = input.urls.as_ref()?;
-    let mut args = vec!["fetch".to_owned(), format!("--output={DATA_PATH}")];
+    // The addresses are the user's, asked for from inside of the cluster.
+    let mut args = vec![
+        "fetch".to_owned(),
+        format!("--output={DATA_PATH}"),
+        "--public-only".to_owned(),
+    ];
     args.extend(urls.iter().cloned());
     Some(Container {
         name: "fetch-data".to_owned(),
@@ -109,36 +112,33 @@ fn fetcher(input: &DataSource, context: &Context) -> Option<Container> {
     })
 }
 
-fn trainer(tuning: &TuningSpec, sizing: &Sizing, context: &Context) -> Container {
-    let model = sizing
-        .preset
-        .map(|preset| preset.name.clone())
-        .unwrap_or_default();
-    let method = tuning
-        .method
-        .clone()
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    let mut mounts = vec![
-        pod::mount("dshm", "/dev/shm", false),
-        pod::mount("weights", engine::WEIGHTS_PATH, false),
-        pod::mount("data", DATA_PATH, true),
-        pod::mount("results", RESULTS_PATH, false),
+fn trainer(
+    tuning: &TuningSpec,
+    sizing: &Sizing,
+    context: &Context,
+    mut mounts: Vec<VolumeMount>,
+) -> Container {
+    mounts.push(pod::mount("data", DATA_PATH, true));
+    mounts.push(pod::mount("results", RESULTS_PATH, false));
+    let method = tuning.method.as_deref().unwrap_or_default();
+    let mut args = vec![
+        "train".to_owned(),
+        format!("--model={}", engine::WEIGHTS_PATH),
+        format!("--data={DATA_PATH}"),
+        format!("--output={RESULTS_PATH}"),
+        format!("--method={}", method.to_ascii_lowercase()),
     ];
+    args.extend(preset_flag(sizing));
     if tuning.config.is_some() {
-        mounts.push(pod::mount("config", engine::CONFIG_PATH, true));
+        args.push(format!(
+            "--config={}/training_config.yaml",
+            engine::CONFIG_PATH
+        ));
     }
     Container {
         name: "train".to_owned(),
-        image: Some(context.images.engine.clone()),
-        command: Some(vec![
-            "accelerate".to_owned(),
-            "launch".to_owned(),
-            format!("--num_processes={}", sizing.gpus.max(1)),
-            "/workspace/tfs/fine_tuning.py".to_owned(),
-            format!("--pretrained_model_name_or_path={model}"),
-            format!("--method={method}"),
-        ]),
+        image: Some(context.images.trainer.clone()),
+        args: Some(args),
         resources: Some(pod::resources(sizing)),
         volume_mounts: Some(mounts),
         security_context: Some(pod::container_security()),
@@ -146,14 +146,23 @@ fn trainer(tuning: &TuningSpec, sizing: &Sizing, context: &Context) -> Container
     }
 }
 
-fn pusher(output: &DataDestination, context: &Context) -> Option<Container> {
+/// What an adapter's base is called in its files and in its image.
+fn preset_flag(sizing: &Sizing) -> Option<String> {
+    let preset = sizing.preset?;
+    Some(format!("--preset={}", preset.name))
+}
+
+fn pusher(output: &DataDestination, sizing: &Sizing, context: &Context) -> Option<Container> {
     let image = output.image.as_ref()?;
     let mut mounts = vec![pod::mount("results", RESULTS_PATH, true)];
     let mut args = vec![
-        "push".to_owned(),
-        RESULTS_PATH.to_owned(),
+        "build".to_owned(),
+        format!("{RESULTS_PATH}/adapter"),
+        "--kind=adapter".to_owned(),
         format!("--tag={image}"),
+        "--push".to_owned(),
     ];
+    args.extend(preset_flag(sizing));
     if output.image_push_secret.is_some() {
         mounts.push(pod::mount("credentials", CREDENTIALS_PATH, true));
         args.push(format!("--registry-config={CREDENTIALS_PATH}/config.json"));
@@ -168,7 +177,8 @@ fn pusher(output: &DataDestination, context: &Context) -> Option<Container> {
     })
 }
 
-fn volumes(tuning: &TuningSpec, input: DataSource, output: DataDestination) -> Vec<Volume> {
+/// Volumes of data, results and credentials.
+fn own_volumes(input: DataSource, output: DataDestination) -> Vec<Volume> {
     let named = |name: &str, own: Option<Volume>| match own {
         Some(own) => Volume {
             name: name.to_owned(),
@@ -177,21 +187,9 @@ fn volumes(tuning: &TuningSpec, input: DataSource, output: DataDestination) -> V
         None => pod::empty_dir(name, false),
     };
     let mut volumes = vec![
-        pod::empty_dir("dshm", true),
-        pod::empty_dir("weights", false),
         named("data", input.volume_source),
         named("results", output.volume_source),
     ];
-    if let Some(config) = tuning.config.as_ref() {
-        volumes.push(Volume {
-            name: "config".to_owned(),
-            config_map: Some(ConfigMapVolumeSource {
-                name: config.clone(),
-                ..ConfigMapVolumeSource::default()
-            }),
-            ..Volume::default()
-        });
-    }
     if let Some(secret) = output.image_push_secret.filter(|_| output.image.is_some()) {
         volumes.push(Volume {
             name: "credentials".to_owned(),

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
-    Container, ImageVolumeSource, KeyToPath, ProjectedVolumeSource, SecretProjection, Volume,
-    VolumeMount, VolumeProjection,
+    Container, EnvVar, EnvVarSource, ImageVolumeSource, KeyToPath, ProjectedVolumeSource,
+    SecretKeySelector, SecretProjection, Volume, VolumeMount, VolumeProjection,
 };
-use kaito_api::workspace::{AccessMode, InferenceSpec};
+use kaito_api::catalogue::Preset;
+use kaito_api::workspace::{AccessMode, PresetSpec};
 
 use super::{Context, pod};
 
@@ -15,6 +16,9 @@ use super::{Context, pod};
 pub const CREDENTIALS_PATH: &str = "/mnt/credentials";
 /// Volume of those credentials.
 const CREDENTIALS: &str = "pull-credentials";
+
+/// Files of a model's repository on the hub that servers and trainers read.
+const HUB_FILES: [&str; 4] = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"];
 
 /// How images of files reach pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +103,44 @@ pub fn puller(files: &Files<'_>, context: &Context) -> Container {
     }
 }
 
+/// An init container that fetches the weights of `preset` from the model hub into a volume, with the token of a secret
+/// where the model is gated.
+#[must_use]
+pub fn hub_fetcher(preset: &Preset, secret: Option<&str>, context: &Context) -> Container {
+    let revision = preset.revision.as_deref();
+    let revision = revision.map(|commit| format!("@{commit}"));
+    let source = format!("hf://{}{}", preset.name, revision.unwrap_or_default());
+    let mut args = vec!["fetch".to_owned(), "--output=/target".to_owned()];
+    args.extend(HUB_FILES.map(|pattern| format!("--include={pattern}")));
+    args.push(source);
+    Container {
+        name: "fetch-weights".to_owned(),
+        image: Some(context.images.tools.clone()),
+        args: Some(args),
+        env: secret.map(|name| vec![hub_token(name)]),
+        volume_mounts: Some(vec![pod::mount("weights", "/target", false)]),
+        security_context: Some(pod::container_security()),
+        ..Container::default()
+    }
+}
+
+/// The hub's token, from key `HF_TOKEN` of a secret.
+#[must_use]
+pub fn hub_token(secret: &str) -> EnvVar {
+    EnvVar {
+        name: "HF_TOKEN".to_owned(),
+        value_from: Some(EnvVarSource {
+            secret_key_ref: Some(SecretKeySelector {
+                name: secret.to_owned(),
+                key: "HF_TOKEN".to_owned(),
+                ..SecretKeySelector::default()
+            }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    }
+}
+
 /// The volume with the credentials of all secrets, for [`puller`]; none without secrets.
 #[must_use]
 pub fn credentials(secrets: &BTreeSet<String>) -> Option<Volume> {
@@ -139,8 +181,8 @@ pub fn mount(delivered: &Delivered, path: &str) -> VolumeMount {
 /// The image that carries the model's weights, if the Workspace names one, with its pull secrets. A private image
 /// (`accessMode: private`) is a whole server and no such image.
 #[must_use]
-pub fn image_of(inference: &InferenceSpec) -> Option<(&str, &[String])> {
-    let preset = inference.preset.as_ref()?;
+pub fn image_of(preset: Option<&PresetSpec>) -> Option<(&str, &[String])> {
+    let preset = preset?;
     if preset.access_mode == Some(AccessMode::Private) {
         return None;
     }

@@ -1,6 +1,6 @@
 //! Why a pod that has a node does not run: the first cause in KAITO's order, under KAITO's reasons.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use kube::ResourceExt;
 
 /// Reason and message, if the pod shows one.
@@ -53,14 +53,21 @@ fn of_container(pod: &str, container: &ContainerStatus) -> Option<(usize, &'stat
         "CrashLoopBackOff" => (3, "ContainerCrashLoopBackOff"),
         _ => return None,
     };
-    let code = last
-        .map(|state| format!(", last exit code {}", state.exit_code))
-        .unwrap_or_default();
+    let code = last.map(last_words).unwrap_or_default();
     Some((
         order,
         reason,
         format!("container {name} of pod {pod}: {why}{code}"),
     ))
+}
+
+/// How a container ended: its exit code, and what it left in its termination log.
+fn last_words(state: &ContainerStateTerminated) -> String {
+    let code = format!(", last exit code {}", state.exit_code);
+    match state.message.as_deref().map(str::trim) {
+        Some(said) if !said.is_empty() => format!("{code}: {said}"),
+        _ => code,
+    }
 }
 
 /// Kube-scheduler refuses a pod that we released: volumes, affinity or quota that placement does not judge.
