@@ -19,25 +19,25 @@ use crate::source::{File, Source};
 
 /// Flags of `fetch`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Directory for the files
     #[arg(short = 'o', long, value_name = "DIR")]
-    pub output: PathBuf,
+    pub(crate) output: PathBuf,
     /// hf://ORG/MODEL[@REVISION], azblob://ACCOUNT/CONTAINER[/PREFIX] or https://…; several are fetched one by one
     #[arg(value_name = "SOURCE", required = true)]
-    pub sources: Vec<String>,
+    pub(crate) sources: Vec<String>,
     /// Refuse to fetch more than this many bytes in all
     #[arg(long, value_name = "BYTES")]
-    pub max_bytes: Option<u64>,
+    pub(crate) max_bytes: Option<u64>,
     /// Where files come from.
     #[command(flatten)]
-    pub files: SourceFlags,
+    pub(crate) files: SourceFlags,
     /// How registries are reached.
     #[command(flatten)]
-    pub registry: RegistryFlags,
+    pub(crate) registry: RegistryFlags,
     /// What is told.
     #[command(flatten)]
-    pub progress: ProgressFlags,
+    pub(crate) progress: ProgressFlags,
 }
 
 /// Fetches.

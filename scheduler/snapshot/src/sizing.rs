@@ -389,6 +389,13 @@ fn size_tuning(
         .map(|preset| preset.name.as_str())
         .unwrap_or_default();
     let preset = catalogue::preset(name).ok_or_else(|| Error::UnknownModel(name.to_owned()))?;
+    if runtime::choose(workspace, preset, around) == Runtime::Native {
+        return Ok(Sizing {
+            requests: runtime::native_tuning_requests(preset),
+            explanation: format!("{} is small enough to be tuned by CPUs", preset.name),
+            ..size_native(workspace, preset)
+        });
+    }
     let quantized = tuning
         .method
         .as_deref()
