@@ -100,12 +100,11 @@ fn target(args: &Args, first: Option<&Reference>) -> Result<OutputTarget, Failur
             "--push needs a name: -t REGISTRY/REPOSITORY:TAG",
         ));
     }
-    if !args.attest.is_empty() || args.sign_key.is_some() {
-        if target != OutputTarget::Registry {
-            return Err(Failure::message(
-                "--attest and --sign-key attach documents in a registry: add --push, or attach them later with attach",
-            ));
-        }
+    let attaches = !args.attest.is_empty() || args.sign_key.is_some();
+    if attaches && target != OutputTarget::Registry {
+        return Err(Failure::message(
+            "--attest and --sign-key attach documents in a registry: add --push, or attach them later with attach",
+        ));
     }
     Ok(target)
 }

@@ -214,8 +214,8 @@ fn text(document: &Value) -> Vec<String> {
         for (key, value) in manifest["annotations"].as_object().into_iter().flatten() {
             lines.push(format!("{key}: {}", shown(value)));
         }
-        if !manifest["config"]["config"].is_null() {
-            lines.push(format!("Model: {}", manifest["config"]["config"]));
+        if let Some(model) = manifest.pointer("/config/config") {
+            lines.push(format!("Model: {model}"));
         }
         lines.extend(layer_lines(&manifest["layers"]));
     }

@@ -60,9 +60,11 @@ pub(crate) fn source(
 
 fn local(text: &str, flags: &SourceFlags) -> Result<Arc<dyn Source>, Failure> {
     if !Path::new(text).exists() {
-        let hint = looks_like_model(text)
-            .then(|| format!("; for a model on the hub write hf://{text}"))
-            .unwrap_or_default();
+        let hint = if looks_like_model(text) {
+            format!("; for a model on the hub write hf://{text}")
+        } else {
+            String::new()
+        };
         return Err(
             Failure::message(format!("there is no file or directory {text}{hint}"))
                 .with_exit(Exit::Source),

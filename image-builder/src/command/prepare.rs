@@ -14,10 +14,7 @@ use super::shape::{self, ShapeFlags};
 use crate::digest::Digest;
 use crate::findings::Deny;
 use crate::oci::{Descriptor, Index, Manifest, Platform, media_type};
-use crate::plan::{
-    self, BaseImage, BaseModel, BasePlatform, Compression, Contents, Kind, LayerForm, Options,
-    Plan, Run, Shape,
-};
+use crate::plan::{self, BaseImage, BaseModel, BasePlatform, Contents, Kind, Options, Plan};
 use crate::registry::{Reference, Repository};
 use crate::source::{Source, Tree};
 

@@ -21,9 +21,9 @@ use super::{
     subcommand_required = true,
     arg_required_else_help = true,
     max_term_width = 100,
-    after_help = "Exit status: 0 done, 1 errors, 3 not verified, different or denied, 4 timed out, 5 the source cannot be\n\
-                  used, 6 credentials missing or refused, 7 network or registry failed (run it again to go on),\n\
-                  8 refused or not there, 130 interrupted."
+    after_help = "Exit status: 0 done, 1 errors, 3 not verified, different or denied, 4 timed out, 5 the source \
+                  cannot be used, 6 credentials missing or refused, 7 network or registry failed (run it again to \
+                  go on), 8 refused or not there, 130 interrupted."
 )]
 struct Program {
     /// What to do.

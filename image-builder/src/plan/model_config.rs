@@ -126,22 +126,22 @@ fn size_name(parameters: u64) -> String {
     for (unit, name) in UNITS {
         // What rounds to 1000 of the next smaller unit is 1 of this one.
         if parameters.saturating_add(unit / 2000) >= unit {
-            // In hundredths of the unit, so that no floating point is needed.
-            let hundredths = parameters.saturating_add(unit / 200) / (unit / 100);
-            return format!("{}{name}", significant(hundredths));
+            return format!("{}{name}", significant(parameters, unit));
         }
     }
     parameters.to_string()
 }
 
-/// Hundredths with at most three digits that matter and no zeros at the end.
-fn significant(hundredths: u64) -> String {
-    let rounded = match hundredths {
-        0..1_000 => hundredths,
-        1_000..10_000 => (hundredths + 5) / 10 * 10,
-        _ => (hundredths + 50) / 100 * 100,
+/// A count in units, with at most three digits that matter and no zeros at the end.
+fn significant(parameters: u64, unit: u64) -> String {
+    let step = match parameters / unit {
+        0..10 => unit / 100,
+        10..100 => unit / 10,
+        _ => unit,
     };
-    let text = format!("{}.{:02}", rounded / 100, rounded % 100);
+    // Rounded once, in hundredths of the unit, so that no floating point is needed.
+    let hundredths = parameters.saturating_add(step / 2) / step * (step / (unit / 100));
+    let text = format!("{}.{:02}", hundredths / 100, hundredths % 100);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
