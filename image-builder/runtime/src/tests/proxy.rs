@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post as route_post};
 use axum::{Json, Router};
@@ -196,7 +196,7 @@ async fn without_an_upstream_there_is_a_clean_error_and_no_health() {
             .unwrap()
             .contains("upstream_unreachable")
     );
-    let request = axum::http::Request::get("/health")
+    let request = Request::get("/health")
         .body(Body::empty())
         .unwrap();
     let health = tower::ServiceExt::oneshot(Arc::clone(&app).router(), request).await;
@@ -215,7 +215,7 @@ async fn more_than_the_places_are_refused_and_metrics_of_both_are_shown() {
     let (status, headers, _) = post(&none, "/v1/completions", "{}").await;
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
     assert!(headers.contains_key(header::RETRY_AFTER));
-    let request = axum::http::Request::get("/metrics")
+    let request = Request::get("/metrics")
         .body(Body::empty())
         .unwrap();
     let response = tower::ServiceExt::oneshot(none.router(), request)
