@@ -129,7 +129,8 @@ mod tests {
             let bytes = block.words.iter().flat_map(|word| word.to_le_bytes());
             for (byte, value) in bytes.zip(values) {
                 let back = f32::from(byte.cast_signed()) * block.scale;
-                assert!((back - value).abs() <= block.scale * 0.5001);
+                // Half a step, and what the rounded scale moves the largest value.
+                assert!((back - value).abs() <= block.scale * 0.57);
             }
             let sum: f32 = values.iter().sum();
             assert!((block.sums[0] + block.sums[1] - sum).abs() < block.scale * 16.0);

@@ -390,8 +390,9 @@ mod tests {
                         let exact: f64 = terms.clone().sum();
                         let size: f64 = terms.map(f64::abs).sum();
                         let found = f64::from(out[token * rows + row]);
+                        // Sums of inputs, for the minima, are rounded to 16 bits.
                         assert!(
-                            (found - exact).abs() < 1e-5 * size,
+                            (found - exact).abs() < 1e-3 * size,
                             "{kind:?}: {found} is not {exact}"
                         );
                     }

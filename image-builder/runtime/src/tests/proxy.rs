@@ -3,12 +3,12 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post as route_post};
-use axum::{Json, Router};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -23,11 +23,8 @@ struct Upstream {
     has_template: bool,
 }
 
-async fn chat(
-    State(upstream): State<Upstream>,
-    headers: HeaderMap,
-    Json(body): Json<Value>,
-) -> Response {
+async fn chat(State(upstream): State<Upstream>, headers: HeaderMap, bytes: Bytes) -> Response {
+    let body: Value = serde_json::from_slice(&bytes).unwrap();
     upstream.seen.lock().unwrap().push((headers, body.clone()));
     if !upstream.has_template {
         return error(StatusCode::BAD_REQUEST, "this model has no chat template");
@@ -69,7 +66,8 @@ fn error(status: StatusCode, message: &str) -> Response {
     response
 }
 
-async fn complete(Json(body): Json<Value>) -> Response {
+async fn complete(bytes: Bytes) -> Response {
+    let body: Value = serde_json::from_slice(&bytes).unwrap();
     respond(&json!({"choices": [{"text": format!(" after {}", body["prompt"].as_str().unwrap())}]}))
 }
 
@@ -196,9 +194,7 @@ async fn without_an_upstream_there_is_a_clean_error_and_no_health() {
             .unwrap()
             .contains("upstream_unreachable")
     );
-    let request = Request::get("/health")
-        .body(Body::empty())
-        .unwrap();
+    let request = Request::get("/health").body(Body::empty()).unwrap();
     let health = tower::ServiceExt::oneshot(Arc::clone(&app).router(), request).await;
     assert_eq!(
         health
@@ -215,9 +211,7 @@ async fn more_than_the_places_are_refused_and_metrics_of_both_are_shown() {
     let (status, headers, _) = post(&none, "/v1/completions", "{}").await;
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
     assert!(headers.contains_key(header::RETRY_AFTER));
-    let request = Request::get("/metrics")
-        .body(Body::empty())
-        .unwrap();
+    let request = Request::get("/metrics").body(Body::empty()).unwrap();
     let response = tower::ServiceExt::oneshot(none.router(), request)
         .await
         .unwrap();
