@@ -123,12 +123,12 @@ pub(super) fn failed(place: &str, error: &azure_core::Error) -> SourceError {
             "check the account, the container and the prefix",
         ),
         Some(401 | 403) => (
-            format!("access was refused: {error}"),
+            format!("access was refused ({})", code(error)),
             "set AZURE_STORAGE_SAS_TOKEN to a signature with read and list permission, or give the identity the role \
              Storage Blob Data Reader",
         ),
         _ => (
-            error.to_string(),
+            first_line(error),
             "check the network, AZURE_STORAGE_BLOB_ENDPOINT and the credentials (AZURE_STORAGE_SAS_TOKEN or `az login`)",
         ),
     };
@@ -138,4 +138,22 @@ pub(super) fn failed(place: &str, error: &azure_core::Error) -> SourceError {
         remedy: remedy.to_owned(),
         cause: None,
     }
+}
+
+/// The service's own code for the refusal; its answer as a whole is XML over several lines.
+fn code(error: &azure_core::Error) -> String {
+    let text = error.to_string();
+    let named = text
+        .split_once("<Code>")
+        .and_then(|(_, rest)| rest.split_once("</Code>"));
+    named.map_or_else(|| first_line(error), |(code, _)| code.to_owned())
+}
+
+fn first_line(error: &azure_core::Error) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
