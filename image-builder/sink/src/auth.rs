@@ -20,6 +20,8 @@ pub struct Access {
     pub user: Option<(String, String)>,
     /// How long a token is good for.
     pub life: Duration,
+    /// For how many requests a token is good; `None` for any number.
+    pub uses: Option<u32>,
     /// Azure's exchange, instead of user and password.
     pub azure: Option<Azure>,
 }
@@ -35,6 +37,7 @@ pub struct Azure {
 struct Issued {
     scopes: Vec<String>,
     until: Instant,
+    used: u32,
 }
 
 /// Tokens that were issued.
@@ -56,11 +59,13 @@ impl Tokens {
             .get("authorization")
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "));
-        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         let good = token
-            .and_then(|token| issued.get(token))
+            .and_then(|token| issued.get_mut(token))
             .is_some_and(|issued| {
+                issued.used += 1;
                 Instant::now() < issued.until
+                    && access.uses.is_none_or(|uses| issued.used <= uses)
                     && needed.is_none_or(|needed| covers(&issued.scopes, needed))
             });
         if good {
@@ -135,6 +140,7 @@ impl Tokens {
             Issued {
                 scopes,
                 until: Instant::now() + access.life,
+                used: 0,
             },
         );
         let body = json!({field: token, "expires_in": access.life.as_secs().max(1)});

@@ -1,5 +1,7 @@
 //! Uploads: opened, filled by `PATCH`, closed by `PUT`, or mounted.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -150,6 +152,9 @@ async fn fill(
         };
         *received += bytes.len() as u64;
         upload.length += bytes.len() as u64;
+        shared
+            .arrived
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         add(shared.options.keep, upload, bytes);
         if *received >= cut {
             return Err(Cut);
