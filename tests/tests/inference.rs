@@ -117,8 +117,7 @@ async fn restricted<'a>(node: &'a Node, prefix: &str) -> Namespace<'a> {
 /// The weights as an image, and where they came from on this machine.
 fn weights(node: &Node) -> String {
     let folder = tempfile::tempdir().unwrap();
-    let file = model::smollm2();
-    fs::copy(&file, folder.path().join(file.file_name().unwrap())).unwrap();
+    model::provide(folder.path());
     node.build_image(
         folder.path(),
         "models/smollm2",
