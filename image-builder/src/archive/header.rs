@@ -197,16 +197,13 @@ fn number(block: &[u8], field: &Field) -> Result<u64, BadHeader> {
 }
 
 fn octal(field: &[u8]) -> Result<u64, BadHeader> {
-    let digits = field
+    let mut digits = field
         .iter()
         .copied()
         .skip_while(|byte| *byte == b' ')
         .take_while(|byte| *byte != b' ' && *byte != 0);
-    digits.fold(Ok(0), |value, digit| match digit {
-        b'0'..=b'7' => {
-            let value: u64 = value?;
-            Ok(value << 3 | u64::from(digit - b'0'))
-        }
+    digits.try_fold(0_u64, |value, digit| match digit {
+        b'0'..=b'7' => Ok(value << 3 | u64::from(digit - b'0')),
         _ => Err(BadHeader("a number in the header is not octal")),
     })
 }

@@ -85,11 +85,7 @@ impl Scene {
         let root = self.folder.path().join("model");
         std::fs::create_dir_all(&root).unwrap();
         std::fs::write(root.join("config.json"), b"{}").unwrap();
-        std::fs::write(
-            root.join("weights.bin"),
-            b"not a pickle, but called like one",
-        )
-        .unwrap();
+        std::fs::write(root.join("weights.bin"), b"\x80\x02}q\x00.").unwrap();
         root.display().to_string()
     }
 

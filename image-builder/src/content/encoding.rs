@@ -332,7 +332,7 @@ impl ZstdDecoder {
 #[must_use]
 pub fn sample_ranges(size: u64) -> Vec<Range<u64>> {
     if size <= 3 * SAMPLE_BYTES {
-        return vec![0..size];
+        return std::iter::once(0..size).collect();
     }
     [1, 2, 3]
         .map(|quarter| {

@@ -141,7 +141,7 @@ mod tests {
         state.tally.apply(&planned(2));
         let advanced = Event::Advanced {
             blob: 0,
-            bytes: 16 << 20,
+            bytes: 20 << 20,
         };
         state.tally.apply(&advanced);
         assert_eq!(state.line(&advanced, start + Duration::from_secs(9)), None);
@@ -149,7 +149,7 @@ mod tests {
             state
                 .line(&advanced, start + Duration::from_secs(10))
                 .as_deref(),
-            Some("16.0 MiB of 64.0 MiB, 0 of 2 blobs, 1.6 MiB/s, 30 s left")
+            Some("20.0 MiB of 64.0 MiB, 0 of 2 blobs, 2.0 MiB/s, 22 s left")
         );
     }
 

@@ -62,7 +62,7 @@ fn independent_decoders_read_what_is_written() {
     assert_eq!(zstd::stream::decode_all(&zstd[..]).unwrap(), content);
     let gzip = encode(&content, Encoding::Gzip, 1 << 20);
     let mut read = Vec::new();
-    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&gzip[..]), &mut read).unwrap();
+    io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&gzip[..]), &mut read).unwrap();
     assert_eq!(read, content);
 }
 
