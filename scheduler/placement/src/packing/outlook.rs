@@ -15,9 +15,9 @@ use super::cluster::signed;
 use super::request::{RequestId, Spec};
 use super::typical::{Census, KindSet, ONE, PodKind, TypicalPod};
 
-/// A renewal is due when arrivals have grown by this ratio (five quarters) since the last: after the first few, an
-/// estimate from four fifths of the sample is as good, and n arrivals cost only log n renewals.
-const GROWTH: (u64, u64) = (5, 4);
+/// A renewal is due when arrivals have grown by this ratio, three halves, since the last: after the first few, an
+/// estimate from two thirds of the sample is as good, and n arrivals cost only log n renewals.
+const GROWTH: (u64, u64) = (3, 2);
 /// Share of the mean CPU per GPU that must be left, in percent. At the mean or above, half the pods would be too large
 /// for what is kept and whole nodes are broken early; nine tenths is the published safe value.
 const KEPT_PERCENT: i64 = 90;

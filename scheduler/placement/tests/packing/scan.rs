@@ -77,7 +77,7 @@ impl Race {
         }
         *self.counts.entry(kind(request, &self.models)).or_default() += 1;
         let arrived: u64 = self.counts.values().sum();
-        if arrived * 4 >= self.renewed_at * 5 {
+        if arrived * 2 >= self.renewed_at * 3 {
             self.renewed_at = arrived;
             self.expectation = Expectation::from(&self.counts, &self.inventory);
         }
