@@ -18,7 +18,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kaito_api::{Workspace, conditions};
 use kaito_tests::cluster;
-use kaito_tests::fixture::{Namespace, apply_yaml};
+use kaito_tests::fixture::{Namespace, apply_yaml, dump};
 use kaito_tests::node::{self, Node, Traces};
 use kaito_tests::programs;
 use kaito_tests::wait::{wait_for, wait_for_all};
@@ -126,7 +126,7 @@ fn weights(node: &Node) -> String {
     .unwrap()
 }
 
-/// An adapter that nobody trained: fixed numbers on the queries of every layer, large enough to be noticed.
+/// An adapter that nobody trained: fixed numbers on the values of every layer, large enough to be noticed.
 fn adapter(node: &Node, name: &str, scale: f32) -> String {
     const LAYERS: usize = 30;
     const HIDDEN: usize = 576;
@@ -134,7 +134,7 @@ fn adapter(node: &Node, name: &str, scale: f32) -> String {
     let folder = tempfile::tempdir().unwrap();
     let config = json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK,
-        "target_modules": ["q_proj"], "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "target_modules": ["v_proj"], "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct",
     });
     fs::write(
         folder.path().join("adapter_config.json"),
@@ -148,13 +148,16 @@ fn adapter(node: &Node, name: &str, scale: f32) -> String {
         .unwrap()
 }
 
-/// A safetensors file with the two matrices of each layer's query projection.
+/// Elements that the values of one token have in each layer: three heads of 64.
+const VALUES: usize = 192;
+
+/// A safetensors file with the two matrices of each layer's value projection.
 fn lora_file(layers: usize, hidden: usize, rank: usize, scale: f32) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     let mut data = Vec::new();
     for layer in 0..layers {
-        let module = format!("base_model.model.model.layers.{layer}.self_attn.q_proj");
-        for (part, shape) in [("lora_A", [rank, hidden]), ("lora_B", [hidden, rank])] {
+        let module = format!("base_model.model.model.layers.{layer}.self_attn.v_proj");
+        for (part, shape) in [("lora_A", [rank, hidden]), ("lora_B", [VALUES, rank])] {
             let begin = data.len();
             for index in 0..shape[0] * shape[1] {
                 let step = u8::try_from((index * 37 + layer * 11) % 17).unwrap();
@@ -198,7 +201,7 @@ fn curl(url: &str, body: &Value) -> Output {
 fn greedy(address: &str, model: &str) -> String {
     let body = json!({
         "model": model, "temperature": 0, "max_tokens": 24,
-        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "messages": [{"role": "user", "content": "Tell me the capital of France."}],
     });
     let answer = text(&curl(
         &format!("http://{address}/v1/chat/completions"),
@@ -236,6 +239,9 @@ async fn install(node: &Node) {
         .arg(format!("--runtime-image={runtime}"))
         .output()
         .unwrap();
+    if !output.status.success() {
+        dump(node.plane(), cluster::SYSTEM_NAMESPACE);
+    }
     text(&output);
 }
 
@@ -262,7 +268,7 @@ async fn a_small_model_answers_from_a_pod_and_a_new_adapter_loses_no_request() {
     let url = format!("http://{address}/chat");
     let answer = text(&curl(
         &url,
-        &json!({"prompt": "What is the capital of France?"}),
+        &json!({"prompt": "Tell me the capital of France."}),
     ));
     report("first answer", started);
     assert!(answer.contains("Paris"), "{answer}");
@@ -273,7 +279,7 @@ async fn a_small_model_answers_from_a_pod_and_a_new_adapter_loses_no_request() {
         &[
             "chat",
             "small",
-            "What is the capital of France?",
+            "Tell me the capital of France.",
             "--temperature=0",
         ],
     ));
@@ -344,7 +350,7 @@ spec:
     })
     .await
     .unwrap();
-    let body = json!({"prompt": "What is the capital of France?"}).to_string();
+    let body = json!({"prompt": "Tell me the capital of France."}).to_string();
     let output = namespace
         .plane()
         .kubectl_command()
@@ -375,7 +381,7 @@ spec:
 /// Asks without a pause while the Workspace gains an adapter: every request is answered, and the adapter answers
 /// otherwise than the base model.
 async fn roll_out_an_adapter(node: &Node, namespace: &Namespace<'_>, weights: &str, address: &str) {
-    let image = adapter(node, "odd", 0.4);
+    let image = adapter(node, "odd", 2.0);
     let base = greedy(address, "smollm2-135m-instruct");
     let (stop, asked) = (
         Arc::new(AtomicBool::new(false)),

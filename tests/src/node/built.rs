@@ -34,7 +34,8 @@ impl Node {
         self.with_registry(&mut command)?;
         let output = command.output().map_err(system(format!("build {name}")))?;
         if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+            let digest = String::from_utf8_lossy(&output.stdout);
+            return Ok(format!("{}/{name}@{}", self.registry.host(), digest.trim()));
         }
         Err(Error::Command {
             what: format!("building {name}"),

@@ -136,7 +136,7 @@ pub(super) fn broken_constraint(ground: &Ground<'_>, demand: &Demand) -> Option<
 
 fn label<'g>(ground: &'g Ground<'_>, key: &str) -> Option<&'g str> {
     let own = ground.labels.get(key).map(String::as_str);
-    own.or_else(|| match (key, ground.sold) {
+    own.or(match (key, ground.sold) {
         ("topology.kubernetes.io/zone", Some(offer)) => Some(offer.zone.as_str()),
         ("karpenter.sh/capacity-type", Some(offer)) => match offer.capacity_type {
             CapacityType::OnDemand => Some("on-demand"),

@@ -126,7 +126,7 @@ impl Tidy<'_> {
         let mut moves = Vec::new();
         let mut trial = self.cluster.sites.clone();
         // The largest first: it has the fewest places to go.
-        let mut tenants = site.tenants.clone();
+        let mut tenants = site.tenants;
         tenants.sort_by_key(|(tenant, _)| {
             let each = self
                 .demands
