@@ -102,11 +102,13 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
             registry: args.build.registry.clone(),
             progress: args.build.progress.clone(),
         };
-        let exit = on_many_threads(async move { builder::verify(&verify, &library).await }).await?;
+        let exit = on_many_threads(move || async move { builder::verify(&verify, &library).await })
+            .await?;
         return Ok(exit_of(exit));
     }
     let build = args.build.clone();
-    let built = on_many_threads(async move { builder::build(&build, &library).await }).await?;
+    let built =
+        on_many_threads(move || async move { builder::build(&build, &library).await }).await?;
     match &args.apply {
         Some(name) => apply(name, built, context).await,
         None => Ok(Exit::Success),
@@ -115,15 +117,17 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
 
 /// Runs `work` on a runtime of its own: hashing and sending several files takes several threads, and this program
 /// otherwise has one.
-async fn on_many_threads<T: Send + 'static>(
-    work: impl Future<Output = Result<T, builder::Failure>> + Send + 'static,
-) -> Result<T, Failure> {
+async fn on_many_threads<T, F>(work: impl FnOnce() -> F + Send + 'static) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, builder::Failure>>,
+{
     let thread = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(|error| builder::Failure::message(format!("cannot start threads: {error}")))?;
-        runtime.block_on(work)
+        runtime.block_on(work())
     });
     match thread.await {
         Ok(result) => result.map_err(failure_of),
