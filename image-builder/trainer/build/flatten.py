@@ -42,10 +42,16 @@ def inside(root: str, path: str, depth: int = 0) -> str | None:
     return place
 
 
-def linker_names(root: str) -> set[str]:
-    """Names under which the dynamic linker looks for libraries."""
+def linker_paths(root: str) -> set[str]:
+    """Where the dynamic linker looks for libraries by name, relative to the root."""
     listing = subprocess.run(["chroot", root, "/usr/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
-    return {line.split()[0] for line in listing.splitlines() if "=>" in line}
+    found = set()
+    for line in listing.splitlines():
+        path = line.rpartition(" => ")[2].strip()
+        folder = inside(root, os.path.dirname(path)) if path.startswith("/") else None
+        if folder:
+            found.add(os.path.relpath(os.path.join(folder, os.path.basename(path)), root))
+    return found
 
 
 def links_of(root: str) -> list[str]:
@@ -63,7 +69,7 @@ def links_of(root: str) -> list[str]:
 
 def flatten(root: str) -> None:
     """Rewrites the tree."""
-    wanted = linker_names(root)
+    wanted = linker_paths(root)
     links = links_of(root)
     targets = {link: inside(root, link) for link in links}
     compiled_in = {
@@ -74,14 +80,12 @@ def flatten(root: str) -> None:
         os.remove(os.path.join(root, link))
         if target is None or not os.path.isfile(target) or link.split("/")[0] in COMPILED_IN:
             continue
-        name = os.path.basename(link)
-        library = LIBRARY.search(name)
-        small = os.path.getsize(target) <= SMALL_BYTES
-        if library and not small and name not in wanted and os.path.basename(target) in wanted:
+        large = LIBRARY.search(os.path.basename(link)) and os.path.getsize(target) > SMALL_BYTES
+        # A large library stays once, under the name and in the place where the linker looks.
+        if large and link not in wanted:
             continue
         os.link(target, os.path.join(root, link))
-        # The full version in a file's name is for people; the linker takes the short one.
-        if library and not small and name in wanted and os.path.basename(target) not in wanted:
+        if large and os.path.relpath(target, root) not in wanted:
             unneeded.add(target)
     for target in unneeded:
         os.remove(target)

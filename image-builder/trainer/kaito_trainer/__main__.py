@@ -64,6 +64,8 @@ def main(arguments: list[str]) -> int:
     except Exception as error:  # The edge: whatever a library raised becomes a reported failure.
         traceback.print_exc()
         failure = as_failure(error)
+        # What went wrong in one of several processes only is told by that one.
+        reporter.silent = False
         reporter.failure(failure)
         return failure.exit_code
 

@@ -56,7 +56,12 @@ class Reporter:
         self.line("error", reason=failure.reason, exitCode=failure.exit_code, message=failure.message)
         if not self.silent:
             print(f"error: {failure.reason}: {failure.message}", file=sys.stderr, flush=True)
-        self._terminate(f"{failure.reason}: {failure.message}")
+        # A process that was stopped because another one failed must not write over the cause.
+        if failure.reason != "Stopped" or not self._terminated():
+            self._terminate(f"{failure.reason}: {failure.message}")
+
+    def _terminated(self) -> bool:
+        return os.path.isfile(self.termination_log) and os.path.getsize(self.termination_log) > 0
 
     def _terminate(self, text: str) -> None:
         # Outside a pod the file does not exist and must not be made.

@@ -4,6 +4,7 @@
 
 Steps, in this order: convert, lora, resume, qlora, answers, trap, again, processes. WORK keeps all results; a step that
 finds the results of earlier ones uses them. What is measured is printed; only facts are asserted, never times.
+BATCH (4) and MAX_STEPS (the whole data set once) in the environment make a run shorter; answers may then lack the style.
 """
 
 import json
@@ -57,7 +58,9 @@ class Trial:
         for name in ("out", "config"):
             os.makedirs(os.path.join(self.work, name), exist_ok=True)
             os.chown(os.path.join(self.work, name), USER, USER)
-        self.write("config/training_config.yaml", CONFIG.format(batch=self.batch))
+        limit = os.environ.get("MAX_STEPS")
+        self.limit = f"    max_steps: {limit}\n" if limit else ""
+        self.write("config/training_config.yaml", CONFIG.format(batch=self.batch) + self.limit)
         for kind, held in (("jsonl", 0), ("csv", 20)):
             subprocess.run(
                 [sys.executable, os.path.join(HERE, "style_data.py"), os.path.join(self.work, "data-" + kind),
@@ -172,7 +175,7 @@ def resume(trial: Trial) -> None:
 
 def qlora(trial: Trial) -> None:
     shutil.rmtree(os.path.join(trial.work, "out", "qlora"), ignore_errors=True)
-    config = CONFIG.format(batch=trial.batch) + "    eval_strategy: steps\n    eval_steps: 10\n"
+    config = CONFIG.format(batch=trial.batch) + trial.limit + "    eval_strategy: steps\n    eval_steps: 10\n"
     trial.write("config/qlora.yaml", config)
     arguments = trial.training("qlora", "qlora", "data-csv")
     arguments[arguments.index("--config") + 1] = "/mnt/config/qlora.yaml"

@@ -232,6 +232,15 @@ class Reports(InFolder):
         self.assertTrue(text.startswith("DatasetInvalid: xxx"))
         self.assertEqual(len(text), 4096)
 
+    def test_a_process_that_was_stopped_leaves_the_cause_another_one_wrote(self):
+        path = self.write("termination-log", "")
+        reporter = Reporter(io.StringIO(), termination_log=path)
+        with contextlib.redirect_stderr(io.StringIO()):
+            reporter.failure(Failure("OutOfMemory", "the first"))
+            reporter.failure(Failure("Stopped", "the second"))
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual(file.read(), "OutOfMemory: the first")
+
     def test_outside_a_pod_no_such_file_is_made(self):
         path = self.path("none")
         Reporter(io.StringIO(), termination_log=path).done(step=1)
