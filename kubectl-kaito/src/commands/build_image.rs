@@ -117,17 +117,10 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
 
 /// Runs `work` on a runtime of its own: hashing and sending several files takes several threads, and this program
 /// otherwise has one.
-<<<<<<< HEAD
-async fn on_many_threads<T, W>(work: impl FnOnce() -> W + Send + 'static) -> Result<T, Failure>
-where
-    T: Send + 'static,
-    W: Future<Output = Result<T, builder::Failure>>,
-=======
 async fn on_many_threads<T, F>(work: impl FnOnce() -> F + Send + 'static) -> Result<T, Failure>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, builder::Failure>>,
->>>>>>> images
 {
     let thread = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
