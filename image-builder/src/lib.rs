@@ -5,6 +5,15 @@
 //! other way. Pure modules ([`digest`], [`oci`], [`content`], `model`, `plan`) do no I/O; only `source`, `registry` and
 //! `layout` do; only `command` prints.
 
+#![cfg_attr(
+    test,
+    expect(
+        clippy::cast_possible_truncation,
+        clippy::single_range_in_vec_init,
+        reason = "tests make small numbers and compare lists of one range"
+    )
+)]
+
 pub mod archive;
 pub mod attest;
 pub mod cache;

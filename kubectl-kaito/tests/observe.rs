@@ -1,7 +1,11 @@
 //! `status`, `why`, `logs` and `chat` of the built program against scripted answers of an API server: which requests are sent,
 //! what is printed, and the exit status. The script stores nothing; anything with state is tested on a real server.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -108,7 +108,7 @@ pub(super) async fn stage(
         what: name.to_owned(),
     })?;
     // A fault on the way is told before what half an archive looks like.
-    let judged = received.and_then(|()| taken).and_then(|(digest, entries)| {
+    let judged = received.and(taken).and_then(|(digest, entries)| {
         if digest == descriptor.digest {
             return Ok(entries);
         }

@@ -31,7 +31,7 @@ pub(super) async fn send(
     };
     let mut next = 2;
     loop {
-        let error = match sending.from_start().await {
+        let error = match sending.whole_upload().await {
             Ok((patched, fed)) => {
                 return way.close(repository, &sending.upload, patched, fed).await;
             }
@@ -62,7 +62,7 @@ struct Sending<'a> {
 
 impl Sending<'_> {
     /// Sends everything that was not acknowledged.
-    async fn from_start(&mut self) -> Result<(Patched, Fed), Attempt> {
+    async fn whole_upload(&mut self) -> Result<(Patched, Fed), Attempt> {
         let expected = self.known.map(|fed| fed.digest);
         let mut feed = self.way.feed(expected, self.start.clone(), Some(self.size));
         let total = (self.way.job.blob.encoding == Encoding::Plain)

@@ -141,7 +141,7 @@ fn nibbles_tile<const T: usize>(
             *sum = simd.fma._mm256_fmadd_ps(minimum, total, *sum);
         }
     }
-    sums.map(|sum| cast(sum))
+    sums.map(cast)
 }
 
 #[inline(always)]
@@ -233,5 +233,5 @@ fn bytes_tile<const VECTORS: usize, const T: usize>(
             }
         }
     }
-    sums.map(|sum| cast(sum))
+    sums.map(cast)
 }

@@ -189,9 +189,9 @@ fn layer(config: &Config, number: usize, tensors: &mut Tensors) -> Result<Layer,
     let attention = |part: &str| name(&format!("self_attn.{part}"));
     let feed = |part: &str| name(&format!("mlp.{part}"));
     let qkv = [("q_proj", heads), ("k_proj", kv), ("v_proj", kv)];
-    let [query, key, value] = tensors.fused(&attention, "qkv_proj", qkv, hidden)?;
+    let [query, key, value] = tensors.fused(attention, "qkv_proj", qkv, hidden)?;
     let gate_up = [("gate_proj", wide), ("up_proj", wide)];
-    let [gate, up] = tensors.fused(&feed, "gate_up_proj", gate_up, hidden)?;
+    let [gate, up] = tensors.fused(feed, "gate_up_proj", gate_up, hidden)?;
     Ok(Layer {
         attention_norm: tensors.vector(&name("input_layernorm.weight"))?,
         query,

@@ -60,7 +60,8 @@ fn norm(x: &Tensor, weight: &Tensor) -> Tensor {
     reason = "back to the width of the weights"
 )]
 fn attention(shape: &Shape, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
-    let (q, k, v): (Vec<Vec<f32>>, Vec<Vec<f32>>, Vec<Vec<f32>>) = (
+    type Rows = Vec<Vec<f32>>;
+    let (q, k, v): (Rows, Rows, Rows) = (
         q.to_vec2().unwrap(),
         k.to_vec2().unwrap(),
         v.to_vec2().unwrap(),

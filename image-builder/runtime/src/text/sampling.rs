@@ -141,7 +141,6 @@ impl Sampler {
     }
 
     /// A number from 0 to 1, 1 excluded, by SplitMix64.
-    #[expect(clippy::cast_possible_truncation, reason = "24 bits fit")]
     fn uniform(&mut self) -> f32 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
