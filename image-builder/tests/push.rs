@@ -55,6 +55,8 @@ fn assert_complete(sink: &Sink, name: &str) {
     assert!(sink.manifest(name, "v1").is_some());
 }
 
+// The five bytes of the small file come with the plan, so the push does not read them.
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_file_is_read_once_and_sent_in_one_request_of_unknown_digest() {
     let directory = large();
@@ -70,7 +72,7 @@ async fn a_large_file_is_read_once_and_sent_in_one_request_of_unknown_digest() {
     .unwrap();
     assert_complete(&sink, "m");
     assert_eq!(count(&sink, "PATCH upload"), 1);
-    assert_eq!(source.read(), (LARGE + 5) as u64);
+    assert_eq!(source.read(), LARGE as u64);
     assert_eq!(pushed.bytes(Outcome::Moved), (LARGE + 5) as u64);
     let (kind, manifest) = sink.manifest("m", &pushed.top.digest.to_string()).unwrap();
     assert_eq!(kind, pushed.top.media_type);
@@ -119,7 +121,7 @@ async fn an_unchanged_tree_is_pushed_again_without_reading_or_sending_a_byte() {
     )
     .await
     .unwrap();
-    assert_eq!((source.read(), changed.bytes(Outcome::Moved)), (5, 5));
+    assert_eq!((source.read(), changed.bytes(Outcome::Moved)), (0, 5));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +142,7 @@ async fn the_cache_is_not_believed_when_it_is_told_not_to_be() {
     push_source(source.clone(), directory.path(), &to, &options)
         .await
         .unwrap();
-    assert_eq!(source.read(), (LARGE + 5) as u64);
+    assert_eq!(source.read(), LARGE as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,7 +160,7 @@ async fn a_blob_that_is_there_is_not_read_when_its_digest_is_known() {
     )
     .await
     .unwrap();
-    assert_eq!(source.read(), 5);
+    assert_eq!(source.read(), 0);
     assert_complete(&sink, "m");
 }
 
@@ -259,7 +261,7 @@ async fn a_registry_that_wants_the_digest_first_gets_it_and_the_file_is_read_twi
     .unwrap();
     assert_complete(&sink, "m");
     assert_eq!(count(&sink, "PATCH upload"), 0);
-    assert_eq!(source.read(), (2 * LARGE + 5) as u64);
+    assert_eq!(source.read(), (2 * LARGE) as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -321,7 +323,7 @@ async fn segments_are_as_large_as_the_registry_wants_them_at_least() {
         .await
         .unwrap();
     assert_complete(&sink, "m");
-    assert_eq!(count(&sink, "PATCH upload"), 2);
+    assert_eq!(count(&sink, "PATCH upload"), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -588,7 +590,7 @@ async fn a_forecast_sends_and_reads_nothing() {
     let before = forecast(&plan, source.as_ref(), &destination, &options)
         .await
         .unwrap();
-    assert_eq!(before, [Forecast::Unknown, Forecast::Unknown]);
+    assert_eq!(before, [Forecast::Unknown, Forecast::Absent]);
     push_directory(directory.path(), &to, &options)
         .await
         .unwrap();

@@ -344,7 +344,7 @@ proptest! {
         let sorted = joined(&write(&entries).unwrap());
         let turn = turn.index(entries.len());
         entries.rotate_left(turn);
-        prop_assert_eq!(joined(&write(&entries).unwrap()), sorted.clone());
+        prop_assert_eq!(&joined(&write(&entries).unwrap()), &sorted);
         entries.reverse();
         prop_assert_eq!(joined(&write(&entries).unwrap()), sorted);
     }

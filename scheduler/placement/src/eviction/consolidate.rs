@@ -128,11 +128,10 @@ impl Tidy<'_> {
         // The largest first: it has the fewest places to go.
         let mut tenants = site.tenants;
         tenants.sort_by_key(|(tenant, _)| {
-            let each = self
-                .demands
-                .get(*tenant)
-                .map(|one| one.per_member.amounts());
-            (std::cmp::Reverse(each), *tenant)
+            let one = self.demands.get(*tenant);
+            let each = one.map(|one| one.per_member.amounts());
+            // By name and not by place in the list, so that the order of the input changes nothing.
+            (std::cmp::Reverse(each), one.map(|one| one.name.clone()))
         });
         for (tenant, _) in &tenants {
             let demand = self.demands.get(*tenant)?;
