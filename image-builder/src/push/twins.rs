@@ -10,14 +10,14 @@ use super::blob::{Job, Order, known};
 use crate::content::Part;
 use crate::digest::{Digest, Hasher};
 
+/// Blobs to be moved, with their places in the plan.
+type Jobs = Vec<(usize, Job)>;
+
 /// Bytes of a sample, from the middle: files of one format often begin alike.
 const SAMPLE: usize = 64 << 10;
 
 /// Splits jobs, with their places, into those to do at once and those that probably repeat one of them.
-pub(super) fn part(
-    jobs: Vec<Job>,
-    options: &PushOptions,
-) -> (Vec<(usize, Job)>, Vec<(usize, Job)>) {
+pub(super) fn part(jobs: Vec<Job>, options: &PushOptions) -> (Jobs, Jobs) {
     let mut seen = HashSet::new();
     let mut repeated = Vec::new();
     let mut first = Vec::new();
