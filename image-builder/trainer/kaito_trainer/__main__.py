@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from . import config, limits, model_files, processes
+from . import config, finished, limits, model_files, processes
 from .dataset import Dataset
 from .failure import Failure
 from .report import Reporter
@@ -145,10 +145,16 @@ def train(options, arguments: list[str], reporter: Reporter) -> int:
         os.makedirs(options.output, exist_ok=True)
     except OSError as error:
         raise Failure("OutputNotWritable", f"{options.output}: {error.strerror}") from error
+    base = public_name(options.preset, files)
+    versions = config.known_fields()["versions"]
+    fingerprint = finished.fingerprint(settings, files, summary, base, versions, int(os.environ.get("WORLD_SIZE", "1")))
+    before = None if options.fresh else finished.result(options.output, fingerprint)
+    if before:
+        reporter.done(**before, alreadyTrained=True)
+        return 0
     # Only now: the libraries take seconds to load, and read the environment once.
     from . import training
 
-    base = public_name(options.preset, files)
     run = training.Run(
         settings=settings,
         files=files,
@@ -158,7 +164,7 @@ def train(options, arguments: list[str], reporter: Reporter) -> int:
         base=base,
         checkpoint_steps=options.checkpoint_steps,
         fresh=options.fresh,
-        fingerprint=training.fingerprint(settings, files, summary, base, config.known_fields()["versions"]),
+        fingerprint=fingerprint,
         reporter=reporter,
     )
     training.train(run)

@@ -8,9 +8,9 @@ import shutil
 
 from . import checkpoints
 from .failure import Failure
+from .finished import WEIGHTS
 
 CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 CARD = "README.md"
 FILES = (CONFIG, WEIGHTS, CARD)
 

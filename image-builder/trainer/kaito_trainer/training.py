@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import resource
 import shutil
@@ -17,7 +15,7 @@ import torch
 import transformers
 import trl
 
-from . import adapter, checkpoints, learning, model, processes
+from . import adapter, checkpoints, finished, learning, model, processes
 from .config import Settings
 from .dataset import Dataset, Summary
 from .failure import Failure
@@ -28,11 +26,8 @@ from .report import Reporter
 # Rows per piece while the data set is built; pieces keep memory to the packed form.
 PIECE_ROWS = 10_000
 CHECKPOINTS_KEPT = 2
-ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
 UNPACKED = "base-model"
-# KAITO's marker of a finished run; ours holds what was done as JSON.
-MARKER = "fine_tuning_completed.txt"
 
 
 @dataclass
@@ -52,12 +47,8 @@ class Run:
 
 
 def train(run: Run) -> None:
-    """Trains, or finds that this very training is done already."""
+    """Trains from the beginning or from the newest checkpoint."""
     began = time.monotonic()
-    finished = already_done(run)
-    if finished:
-        run.reporter.done(**finished, alreadyTrained=True)
-        return
     resume = find_checkpoint(run)
     trainer, progress, steps = prepare(run)
     run.reporter.line(
@@ -80,19 +71,6 @@ def train(run: Run) -> None:
     if progress.stopping and trainer.state.global_step < steps:
         progress.raise_if_stopped()
     finish(run, trainer, progress, resume, began)
-
-
-def already_done(run: Run) -> dict | None:
-    """The result of an earlier run with the same data, model and settings, if its adapter is there."""
-    try:
-        with open(os.path.join(run.output, MARKER), encoding="utf-8") as file:
-            marker = json.load(file)
-    except (OSError, ValueError):
-        return None
-    if run.fresh or not isinstance(marker, dict) or marker.get("fingerprint") != run.fingerprint:
-        return None
-    path = os.path.join(run.output, ADAPTER, adapter.WEIGHTS)
-    return marker["result"] if os.path.isfile(path) and sha256(path) == marker["result"]["sha256"] else None
 
 
 def find_checkpoint(run: Run) -> str | None:
@@ -329,12 +307,12 @@ def finish(run: Run, trainer, progress: Progress, resume: str | None, began: flo
         return
     trained = trainer.accelerator.unwrap_model(trainer.model)
     rank = run.settings.lora["r"]
-    folder = os.path.join(run.output, ADAPTER)
+    folder = os.path.join(run.output, finished.ADAPTER)
     text = adapter.card(run.base, run.settings.method, rank, len(trainer.train_dataset))
     size = adapter.save(trained, folder, run.base, text)
     result = {
         "adapter": folder,
-        "sha256": sha256(os.path.join(folder, adapter.WEIGHTS)),
+        "sha256": finished.sha256(os.path.join(folder, adapter.WEIGHTS)),
         "adapterBytes": size,
         "steps": trainer.state.global_step,
         "firstLoss": progress.first_loss,
@@ -346,23 +324,8 @@ def finish(run: Run, trainer, progress: Progress, resume: str | None, began: flo
         "peakMemoryBytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peakGpuMemoryBytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
     }
-    path = os.path.join(run.output, MARKER)
-    with open(path + ".part", "w", encoding="utf-8") as file:
-        json.dump({"fingerprint": run.fingerprint, "result": result}, file, indent=1)
-    os.replace(path + ".part", path)
+    finished.write(run.output, run.fingerprint, result)
     shutil.rmtree(os.path.join(run.output, UNPACKED), ignore_errors=True)
     if run.settings.arguments.get("save_strategy", "no") == "no":
         shutil.rmtree(os.path.join(run.output, CHECKPOINTS), ignore_errors=True)
     run.reporter.done(**result)
-
-
-def fingerprint(settings: Settings, files: ModelFiles, summary: Summary, base: str, versions: dict) -> str:
-    """A digest of all that decides the bytes of the adapter: only a run with the same one may be resumed."""
-    content = [settings.identity(), files.identity(), summary.digest, base, versions, os.environ.get("WORLD_SIZE", "1")]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def sha256(path: str) -> str:
-    """The SHA-256 of a file in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

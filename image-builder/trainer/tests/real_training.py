@@ -194,7 +194,7 @@ def answers(trial: Trial) -> None:
         more = ["--adapter", f"/mnt/out/{adapter}/adapter"] if adapter else []
         if adapter and not os.path.isdir(os.path.join(trial.work, "out", adapter, "adapter")):
             continue
-        lines = trial.run("answer", "--model", "/mnt/model", *more, *prompts)
+        lines = trial.run("answer", "--model", "/mnt/model", "--max-tokens", "24", *more, *prompts)
         for line in lines:
             print(f"  {adapter or 'base'}: {line['prompt']} → {line['text']!r}")
             assert line["text"].startswith("Ahoy!") == bool(adapter)

@@ -11,7 +11,7 @@ import tempfile
 import unittest
 
 from kaito_trainer import __main__ as command
-from kaito_trainer import checkpoints, learning, limits, model_files, processes
+from kaito_trainer import checkpoints, finished, learning, limits, model_files, processes
 from kaito_trainer.failure import Failure
 from kaito_trainer.report import Reporter, plain
 
@@ -71,6 +71,27 @@ class Checkpoints(InFolder):
         self.write("notes/file", "x")
         self.assertEqual(checkpoints.newest(self.folder, "this run"), (None, {}))
         self.assertEqual(checkpoints.newest(self.path("none"), "this run"), (None, {}))
+
+
+class Finished(InFolder):
+    def test_a_training_done_before_is_known_by_its_fingerprint(self):
+        path = self.write("adapter/adapter_model.safetensors", "weights")
+        finished.write(self.folder, "this run", {"sha256": finished.sha256(path), "steps": 5})
+        self.assertEqual(finished.result(self.folder, "this run")["steps"], 5)
+        self.assertIsNone(finished.result(self.folder, "another run"))
+
+    def test_one_whose_adapter_was_lost_or_changed_is_done_anew(self):
+        path = self.write("adapter/adapter_model.safetensors", "weights")
+        finished.write(self.folder, "this run", {"sha256": finished.sha256(path)})
+        self.write("adapter/adapter_model.safetensors", "changed")
+        self.assertIsNone(finished.result(self.folder, "this run"))
+        os.remove(path)
+        self.assertIsNone(finished.result(self.folder, "this run"))
+
+    def test_a_marker_that_is_no_marker_is_passed_over(self):
+        for content in ("", "[]", "{}", "training completed"):
+            self.write("fine_tuning_completed.txt", content)
+            self.assertIsNone(finished.result(self.folder, "this run"))
 
 
 class Learning(unittest.TestCase):
