@@ -9,6 +9,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+/// The kernel accounts time on a core in ticks of up to ten milliseconds; less says nothing.
+const SHORTEST_CPU_NANOS: u64 = 50_000_000;
+
 /// Collects how long each of many calls took.
 #[derive(Debug)]
 pub(crate) struct Stopwatch {
@@ -49,7 +52,11 @@ impl Stopwatch {
             nodes,
             calls: self.nanos.len(),
             per_second: self.nanos.len() as f64 * 1e9 / total.max(1) as f64,
-            per_cpu_second: self.nanos.len() as f64 * 1e9 / cpu.max(1) as f64,
+            per_cpu_second: if cpu < SHORTEST_CPU_NANOS {
+                0.0
+            } else {
+                self.nanos.len() as f64 * 1e9 / cpu as f64
+            },
             p50_micros: micros(500),
             p99_micros: micros(990),
             max_micros: micros(1000),
@@ -66,7 +73,7 @@ pub(crate) struct Row {
     nodes: usize,
     calls: usize,
     per_second: f64,
-    /// Per second that the thread was on a core: on a busy machine the figure that counts.
+    /// Per second that the thread was on a core, on a busy machine the figure that counts; 0 if that was too short.
     per_cpu_second: f64,
     p50_micros: f64,
     p99_micros: f64,

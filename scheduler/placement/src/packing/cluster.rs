@@ -13,6 +13,7 @@ use super::PackingError;
 use super::class::Classes;
 use super::config::{ConfigId, Configs, Successor};
 use super::device::{Device, Shape, WHOLE_MILLI};
+use super::journal::Journal;
 use super::model::{Amounts, MAX_DEVICES, NodeShape, Placement};
 
 /// Number of a group of nodes in one state. Numbers are used again once a group is empty.
@@ -57,12 +58,10 @@ pub(super) struct Cluster {
     numbers: HashMap<State, GroupId>,
     free: Vec<GroupId>,
     nodes: Vec<NodeState>,
-    /// Groups in the order in which they changed; `journal_start` were dropped before.
-    journal: Vec<GroupId>,
-    journal_start: u64,
-    /// Nodes in the order in which they changed, for the indexes that look at nodes one by one.
-    node_journal: Vec<u32>,
-    node_journal_start: u64,
+    /// Groups that changed.
+    pub(super) changed_groups: Journal,
+    /// Nodes that changed, for those who look at nodes one by one.
+    pub(super) changed_nodes: Journal,
     /// Idle millicores and thousandths of all nodes.
     pub(super) idle_milli_cpu: i64,
     pub(super) idle_milli: i64,
@@ -105,7 +104,8 @@ impl Cluster {
         let group = self.append(shape)?;
         let position = u32::try_from(self.nodes.len() - 1).unwrap_or(u32::MAX);
         self.join(group, position);
-        self.node_journal.push(position);
+        let most = self.journal_limit();
+        self.changed_nodes.note(position, most);
         Ok(position)
     }
 
@@ -144,7 +144,8 @@ impl Cluster {
         self.idle_milli -= self.configs.idle_milli(state.config);
         let group = std::mem::replace(&mut self.nodes[node as usize].group, GONE);
         self.leave(group, node);
-        self.node_journal.push(node);
+        let most = self.journal_limit();
+        self.changed_nodes.note(node, most);
         Ok(state)
     }
 
@@ -193,28 +194,6 @@ impl Cluster {
     /// The configurations, and a node's own devices in their order.
     pub(super) fn devices_of(&mut self, node: u32) -> (&mut Configs, &[Device]) {
         (&mut self.configs, &self.nodes[node as usize].devices)
-    }
-
-    /// Position after the last change of groups.
-    pub(super) fn now(&self) -> u64 {
-        self.journal_start + self.journal.len() as u64
-    }
-
-    /// Groups changed since `then`, latest last; `None` if that is too long ago to be known.
-    pub(super) fn changed_since(&self, then: u64) -> Option<&[GroupId]> {
-        let skip = usize::try_from(then.checked_sub(self.journal_start)?).ok()?;
-        self.journal.get(skip..)
-    }
-
-    /// Position after the last change of a node.
-    pub(super) fn nodes_now(&self) -> u64 {
-        self.node_journal_start + self.node_journal.len() as u64
-    }
-
-    /// Nodes changed since `then`, latest last; `None` if that is too long ago to be known.
-    pub(super) fn nodes_changed_since(&self, then: u64) -> Option<&[u32]> {
-        let skip = usize::try_from(then.checked_sub(self.node_journal_start)?).ok()?;
-        self.node_journal.get(skip..)
     }
 
     /// Places `shape` on a node as `successor` says.
@@ -328,8 +307,8 @@ impl Cluster {
         let new = self.group_of(to);
         self.nodes[node as usize].group = new;
         self.join(new, node);
-        self.node_journal.push(node);
-        self.trim();
+        let most = self.journal_limit();
+        self.changed_nodes.note(node, most);
     }
 
     fn group_of(&mut self, state: State) -> GroupId {
@@ -353,7 +332,13 @@ impl Cluster {
         group
     }
 
+    /// Changes beyond which looking at everything is cheaper than catching up.
+    const fn journal_limit(&self) -> usize {
+        4 * self.nodes.len() + 1024
+    }
+
     fn leave(&mut self, id: GroupId, node: u32) {
+        let most = self.journal_limit();
         let group = &mut self.groups[id as usize];
         let lowest = group.members.last() == Some(&node);
         if lowest {
@@ -367,32 +352,18 @@ impl Cluster {
         }
         if lowest {
             group.stamp = group.stamp.wrapping_add(1);
-            self.journal.push(id);
+            self.changed_groups.note(id, most);
         }
     }
 
     fn join(&mut self, id: GroupId, node: u32) {
+        let most = self.journal_limit();
         let group = &mut self.groups[id as usize];
         let at = group.members.partition_point(|member| *member > node);
         group.members.insert(at, node);
         if at + 1 == group.members.len() {
             group.stamp = group.stamp.wrapping_add(1);
-            self.journal.push(id);
-        }
-    }
-
-    /// Forgets the older half of a journal that is longer than a full look at everything would be.
-    fn trim(&mut self) {
-        let most = 4 * self.nodes.len() + 1024;
-        if self.journal.len() > most {
-            let dropped = self.journal.len() / 2;
-            self.journal.drain(..dropped);
-            self.journal_start += dropped as u64;
-        }
-        if self.node_journal.len() > most {
-            let dropped = self.node_journal.len() / 2;
-            self.node_journal.drain(..dropped);
-            self.node_journal_start += dropped as u64;
+            self.changed_groups.note(id, most);
         }
     }
 }

@@ -116,6 +116,16 @@ impl Configs {
         &self.successors[start as usize..(start + count) as usize]
     }
 
+    /// [`Configs::successors`] of a pair that was asked for before; empty otherwise.
+    pub(super) fn known_successors(&self, config: ConfigId, shape: ShapeId) -> &[Successor] {
+        match self.spans[shape as usize].get(config as usize) {
+            Some((start, count)) if *start != UNKNOWN => {
+                &self.successors[*start as usize..(start + count) as usize]
+            }
+            _ => &[],
+        }
+    }
+
     fn work_out(&mut self, config: ConfigId, shape: ShapeId) -> (u32, u32) {
         let found = self.enumerate(config, self.shapes[shape as usize]);
         let span = (

@@ -119,7 +119,7 @@ impl Packer {
             Some(domain) => self.fill(&spec, &room, gang, domain),
             None => None,
         };
-        let result = placed.ok_or_else(|| self.refuse(&spec, &room, gang));
+        let result = placed.ok_or_else(|| self.refuse(id, &spec, &room, gang));
         self.rooms.insert((id.0, gang.spread), room);
         Ok(result)
     }
@@ -263,7 +263,7 @@ impl Packer {
         placed
     }
 
-    fn refuse(&mut self, spec: &Spec, room: &Room, gang: &Gang) -> GangRefusal {
+    fn refuse(&mut self, id: RequestId, spec: &Spec, room: &Room, gang: &Gang) -> GangRefusal {
         let domains = gang
             .required
             .map_or_else(Vec::new, |level| self.topology.inside(None, level));
@@ -286,7 +286,7 @@ impl Packer {
                 self.topology.name(level, at).to_owned()
             }),
             domains: u32::try_from(domains.len()).unwrap_or(u32::MAX),
-            each: self.explain(spec, None),
+            each: self.explain(id, spec, None),
         }
     }
 }

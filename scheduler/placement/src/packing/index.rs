@@ -4,7 +4,7 @@
 //! A group's rating depends on its state only, so it stays true until the group's stamp changes; entries with an old
 //! stamp are dropped when they surface. A request met for the first time is answered by one pass over the *groups* (a
 //! cluster of equal nodes is one group) and gets a heap only if it comes again. Memory is bounded: when all heaps
-//! together exceed [`MOST_ENTRIES`], those not asked for longest are given up and would be made anew.
+//! together exceed a budget, those not asked for longest are given up and would be made anew.
 #![expect(
     clippy::indexing_slicing,
     reason = "group numbers come from the cluster's own journal; marks are grown to the group count first"
@@ -17,8 +17,11 @@ use super::cluster::{Cluster, Group, GroupId};
 use super::rate::{Rater, Rating};
 use super::request::Spec;
 
-/// Most heap entries in all, 32 bytes each: 48 MiB at most.
-const MOST_ENTRIES: usize = 1_500_000;
+/// Heap entries, 32 bytes each, that are always allowed: 48 MB.
+const ENTRIES_ALLOWED: usize = 1_500_000;
+/// Full heaps that are allowed whatever the size of the cluster. The published trace has 151 kinds of pod; with fewer
+/// heaps than kinds in turn, each decision would make its heap anew.
+const HEAPS_ALLOWED: usize = 192;
 
 /// A rated group. Greater is better: rating, then the lowest position among its members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,7 +81,7 @@ impl Index {
         heap.last_asked = self.asked;
         self.entries += heap.entries.len();
         self.heaps.insert(id, heap);
-        if self.entries > MOST_ENTRIES {
+        if self.entries > ENTRIES_ALLOWED.max(HEAPS_ALLOWED * cluster.live_count()) {
             self.give_up_half();
         }
         best
@@ -95,7 +98,7 @@ impl Index {
     fn catch_up(&mut self, heap: &mut Heap, cluster: &mut Cluster, rater: &mut Rater, spec: &Spec) {
         let most = 2 * cluster.live_count() + 64;
         let stale = heap.renewal != self.renewal || heap.last_asked == 0;
-        let changed = cluster.changed_since(heap.seen);
+        let changed = cluster.changed_groups.since(heap.seen);
         let known = changed.filter(|changed| !stale && changed.len() <= most);
         match known.map(<[GroupId]>::to_vec) {
             Some(changed) if heap.entries.len() + changed.len() <= 2 * most => {
@@ -120,7 +123,7 @@ impl Index {
                 heap.renewal = self.renewal;
             }
         }
-        heap.seen = cluster.now();
+        heap.seen = cluster.changed_groups.now();
     }
 
     fn give_up_half(&mut self) {

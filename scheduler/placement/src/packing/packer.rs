@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::PackingError;
-use super::cluster::{Cluster, Group, State, signed};
-use super::config::Successor;
+use super::cluster::{Cluster, State, signed};
 use super::device::WHOLE_MILLI;
 use super::fragment::Fragments;
 use super::index::Index;
@@ -15,11 +14,12 @@ use super::model::{NodeShape, Placement, Request};
 use super::outlook::{Outlook, Terms};
 use super::policy::Policy;
 use super::rate::{Rater, Rating};
-use super::refusal::{Obstacle, Refusal, explain, obstacle};
+use super::refusal::{Obstacle, Refusal, obstacle};
 use super::request::{RequestId, Spec, Specs};
 use super::room::Room;
 use super::topology::{NOWHERE, Topology};
 use super::typical::{Census, ONE};
+use super::verdicts::Reasons;
 
 /// How a packer decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,11 +61,10 @@ pub struct Packer {
     /// Millicores and thousandths of all nodes when idle.
     capacity: (i64, i64),
     names: HashMap<String, u32>,
-    random: u64,
+    pub(super) random: u64,
     /// Fragments under a list told for measurement; the policy does not see it.
     gauge: Option<Fragments>,
-    /// The latest refusal of each request and the journal position at which it was true.
-    refusals: HashMap<u32, (u64, Refusal)>,
+    reasons: Reasons,
     pub(super) topology: Topology,
     /// Room for the gangs asked for lately, by request number and whether members must spread.
     pub(super) rooms: BTreeMap<(u32, bool), Room>,
@@ -108,7 +107,7 @@ impl Packer {
             names,
             random: settings.seed,
             gauge: None,
-            refusals: HashMap::new(),
+            reasons: Reasons::default(),
             topology: Topology::new(nodes),
             rooms: BTreeMap::new(),
             gangs_asked: 0,
@@ -237,7 +236,7 @@ impl Packer {
                 .map(|(_, node)| node),
         };
         let placed = node.and_then(|node| self.put(&spec, node));
-        Ok(placed.ok_or_else(|| self.refusal(id, &spec)))
+        Ok(placed.ok_or_else(|| self.explain(id, &spec, Some(Obstacle::Occupied))))
     }
 
     /// Gives back what a placement holds.
@@ -313,9 +312,14 @@ impl Packer {
     }
 
     /// What each node lacks for one more pod; nodes that would hold it are counted under `fitting`, or left out.
-    pub(super) fn explain(&mut self, spec: &Spec, fitting: Option<Obstacle>) -> Refusal {
+    pub(super) fn explain(
+        &mut self,
+        id: RequestId,
+        spec: &Spec,
+        fitting: Option<Obstacle>,
+    ) -> Refusal {
         let Some(only) = self.only_node(spec) else {
-            return explain(&mut self.cluster, spec, fitting);
+            return self.reasons.explain(&mut self.cluster, id.0, spec, fitting);
         };
         let all: usize = self
             .cluster
@@ -334,77 +338,6 @@ impl Packer {
         if others > 0 {
             *refusal.excluded.entry(Obstacle::Selector).or_default() += others;
         }
-        refusal
-    }
-
-    /// Any node that fits, each as likely. Looks at every group: this policy is a baseline, not a product.
-    fn any_node(&mut self, spec: &Spec) -> Option<u32> {
-        let mut fitting: Vec<u32> = Vec::new();
-        let Cluster {
-            classes,
-            configs,
-            groups,
-            ..
-        } = &mut self.cluster;
-        for Group { state, members, .. } in groups {
-            if !members.is_empty() && self.rater.rate(classes, configs, spec, state).is_some() {
-                fitting.extend_from_slice(members);
-            }
-        }
-        if let Some(only) = self.only_node(spec) {
-            fitting.retain(|node| *node == only);
-        }
-        let chosen = self.draw(fitting.len())?;
-        fitting.get(chosen).copied()
-    }
-
-    fn any_device(&mut self, spec: &Spec, node: u32) -> Option<Successor> {
-        let state = self.cluster.state_of(node)?;
-        let shape = spec.shape_on(state.class)?;
-        let successors = self
-            .cluster
-            .configs
-            .successors(state.config, shape)
-            .to_vec();
-        let (_, devices) = self.cluster.devices_of(node);
-        let alike = |successor: &Successor| {
-            devices
-                .iter()
-                .filter(|device| **device == successor.from)
-                .count()
-                .max(1)
-        };
-        let counts: Vec<usize> = successors.iter().map(alike).collect();
-        let mut chosen = self.draw(counts.iter().sum())?;
-        for (successor, count) in successors.into_iter().zip(counts) {
-            if chosen < count {
-                return Some(successor);
-            }
-            chosen -= count;
-        }
-        None
-    }
-
-    /// A number below `bound`, from the seed (SplitMix64, Steele et al., OOPSLA 2014).
-    fn draw(&mut self, bound: usize) -> Option<usize> {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.random;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^= bits >> 31;
-        let scaled = (u128::from(bits) * bound as u128) >> 64;
-        usize::try_from(scaled).ok().filter(|_| bound > 0)
-    }
-
-    fn refusal(&mut self, id: RequestId, spec: &Spec) -> Refusal {
-        let now = self.cluster.now();
-        if let Some((then, refusal)) = self.refusals.get(&id.0)
-            && *then == now
-        {
-            return refusal.clone();
-        }
-        let refusal = self.explain(spec, Some(Obstacle::Occupied));
-        self.refusals.insert(id.0, (now, refusal.clone()));
         refusal
     }
 

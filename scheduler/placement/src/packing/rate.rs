@@ -29,7 +29,7 @@
 
 use super::class::Classes;
 use super::cluster::{State, pod_class, signed};
-use super::config::{ConfigId, Configs, ShapeId, Successor};
+use super::config::{Configs, ShapeId, Successor};
 use super::device::{Device, Shape, WHOLE_MILLI};
 use super::fragment::Fragments;
 use super::outlook::Terms;
@@ -140,19 +140,21 @@ impl Rater {
         idle * ONE + milli_cpu * self.milli_per_cpu
     }
 
-    fn best_gradient(&mut self, configs: &mut Configs, at: &Place<'_>) -> i32 {
+    /// The score of the best device; the successors are known by now.
+    fn best_gradient(&mut self, configs: &Configs, at: &Place<'_>) -> i32 {
         let before = self.before(configs, at);
-        let mut best = i64::MIN;
-        let mut next = 0;
-        while let Some(successor) = configs
-            .successors(at.state.config, at.shape)
-            .get(next)
-            .copied()
-        {
-            best = best.max(self.gain(configs, at, before, successor.config));
-            next += 1;
+        let step = self.step_after(at);
+        let mut least = i64::MAX;
+        for successor in configs.known_successors(at.state.config, at.shape) {
+            least = least.min(self.fragments.of(configs, successor.config, step));
         }
-        self.score(best)
+        self.score(before.saturating_sub(least))
+    }
+
+    /// The CPU step of the node after the placement.
+    fn step_after(&self, at: &Place<'_>) -> usize {
+        let left = signed(at.state.idle.milli_cpu) - at.spec.pod.milli_cpu;
+        self.fragments.step(left)
     }
 
     /// F of the node before the placement, less the charges that do not depend on the device.
@@ -174,12 +176,6 @@ impl Rater {
             0
         };
         fragment - (starved_after - starved_before) - premium * milli / PREMIUM_PART
-    }
-
-    fn gain(&mut self, configs: &Configs, at: &Place<'_>, before: i64, after: ConfigId) -> i64 {
-        let milli_cpu = signed(at.state.idle.milli_cpu) - at.spec.pod.milli_cpu;
-        let step = self.fragments.step(milli_cpu);
-        before - self.fragments.of(configs, after, step)
     }
 
     /// Idle GPU without the CPU it will need, in thousandths times [`ONE`].
@@ -213,6 +209,7 @@ impl Rater {
             return candidates.first().copied();
         }
         let before = self.before(configs, &at);
+        let step = self.step_after(&at);
         let number = |successor: &Successor| {
             devices
                 .iter()
@@ -224,7 +221,7 @@ impl Rater {
             .into_iter()
             .enumerate()
             .map(|(order, successor)| {
-                let gain = self.gain(configs, &at, before, successor.config);
+                let gain = before - self.fragments.of(configs, successor.config, step);
                 let rank = if by_number { number(&successor) } else { order };
                 (self.score(gain), std::cmp::Reverse(rank), successor)
             });

@@ -42,6 +42,25 @@ pub enum Obstacle {
     Occupied,
 }
 
+impl Obstacle {
+    /// Every obstacle, in the order in which they are looked for.
+    pub const ALL: [Self; 13] = [
+        Self::Taint,
+        Self::Selector,
+        Self::Model,
+        Self::DeviceMemory,
+        Self::DeviceMode,
+        Self::Size,
+        Self::Pods,
+        Self::Cpu,
+        Self::Memory,
+        Self::EphemeralStorage,
+        Self::Gpu,
+        Self::Fragmented,
+        Self::Occupied,
+    ];
+}
+
 impl fmt::Display for Obstacle {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

@@ -70,7 +70,7 @@ impl Room {
         spec: &Spec,
         limits: Limits,
     ) {
-        let changed = cluster.nodes_changed_since(self.seen).map(<[u32]>::to_vec);
+        let changed = cluster.changed_nodes.since(self.seen).map(<[u32]>::to_vec);
         match changed {
             Some(changed) if self.per_node.len() == cluster.node_count() => {
                 for node in changed {
@@ -82,7 +82,7 @@ impl Room {
             }
             _ => self.rebuild(cluster, topology, spec, limits),
         }
-        self.seen = cluster.nodes_now();
+        self.seen = cluster.changed_nodes.now();
     }
 
     fn rebuild(&mut self, cluster: &mut Cluster, topology: &Topology, spec: &Spec, limits: Limits) {

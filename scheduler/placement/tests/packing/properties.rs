@@ -1,6 +1,7 @@
 //! What holds for every policy, every cluster and every order of arrivals and departures.
 
 use kaito_placement::packing::{NodeShape, Packer, Placement, Policy, Request, Settings};
+use kaito_placement::snapshot::Toleration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -68,6 +69,15 @@ proptest! {
                         Err(refusal) => {
                             let counted: u32 = refusal.excluded.values().sum();
                             prop_assert_eq!(counted as usize, nodes.len());
+                            // The same request under another name is judged by a look at every node.
+                            let mut twin = request.clone();
+                            twin.tolerations.push(Toleration {
+                                key: format!("unused-{number}-{}", running.len()),
+                                value: None,
+                                effect: None,
+                            });
+                            let twin = packer.register(&twin).unwrap();
+                            prop_assert_eq!(packer.place(twin).unwrap(), Err(refusal));
                             let fitting = model.fitting(request);
                             let busy = |at: &usize| {
                                 model.nodes[*at].idle.pods != model.nodes[*at].shape.capacity.pods
