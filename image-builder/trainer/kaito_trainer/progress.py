@@ -72,6 +72,12 @@ class Progress(transformers.TrainerCallback):
             control.should_training_stop = True
         return control
 
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.stopping:
+            # The library ends the epoch early; the time left is for the checkpoint, not for scoring.
+            control.should_evaluate = False
+        return control
+
     def on_save(self, args, state, control, **kwargs):
         # Every process adds its own file; the seal is for all of them.
         if torch.distributed.is_initialized():

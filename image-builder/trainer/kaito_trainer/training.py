@@ -101,11 +101,11 @@ def prepare(run: Run) -> tuple[trl.SFTTrainer, Progress, int]:
     base = model.load(files, settings, dtype, int(os.environ.get("LOCAL_RANK", "0")))
     arguments = arguments_of(run, dtype, evaluation_rows is not None)
     trainer = build_trainer(run, base, tokenizer, arguments, train_rows, evaluation_rows)
-    if arguments.fp16:
-        # Mixed precision with float16 scales gradients, which needs them in float32.
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            # The library narrows the adapter of a 4-bit model to bfloat16, but loads a checkpoint as float32: a resumed
+            # run would go another way. float16's gradient scaling needs float32 as well.
+            parameter.data = parameter.data.float()
     check_rows(run, trainer, len(train_rows))
     for note in notes:
         run.reporter.note(note)

@@ -2,8 +2,8 @@
 
     python3 tests/real_training.py ROOTFS MODEL.gguf WORK [STEP…]
 
-Steps, in this order: convert, lora, resume, qlora, answers, trap, again, processes. WORK keeps all results; a step that
-finds the results of earlier ones uses them. What is measured is printed; only facts are asserted, never times.
+Steps, in this order: convert, lora, resume, qlora, qlora-resume, answers, trap, again, processes. WORK keeps all results; a
+step that finds the results of earlier ones uses them. What is measured is printed; only facts are asserted, never times.
 BATCH (4) and MAX_STEPS (the whole data set once) in the environment make a run shorter; answers may then lack the style.
 """
 
@@ -188,6 +188,36 @@ def qlora(trial: Trial) -> None:
     assert scores[-1] < scores[0]
 
 
+def qlora_resume(trial: Trial) -> None:
+    """From the GGUF file itself, six short steps: stopped in order, killed, and neither."""
+    trial.write("config/six.yaml", CONFIG.format(batch=1) + "    max_steps: 6\n")
+    if not os.path.exists(os.path.join(trial.work, "model.gguf")):
+        shutil.copyfile(trial.gguf, os.path.join(trial.work, "model.gguf"))
+
+    def arguments(name: str) -> list[str]:
+        words = trial.training(name, "qlora", "data-csv")
+        words[words.index("--config") + 1] = "/mnt/config/six.yaml"
+        words[words.index("--model") + 1] = "/mnt/model.gguf"
+        words[words.index("--checkpoint-steps") + 1] = "2"
+        return words
+
+    digests = {}
+    for name, number, code in (("whole", None, 0), ("stopped", signal.SIGTERM, 143), ("killed", signal.SIGKILL, -9)):
+        shutil.rmtree(os.path.join(trial.work, "out", name), ignore_errors=True)
+        if number:
+            child = trial.start(*arguments(name))
+            for line in child.stdout:
+                record = json.loads(line)
+                if record["kaito"] == "progress" and record["step"] == 3:
+                    child.send_signal(number)
+            assert child.wait() == code, child.returncode
+        done = last(trial.run(*arguments(name)), "done")
+        assert done["resumedFromStep"] > 0 or not number
+        digests[name] = done["sha256"]
+        print(f"  {name}: resumed from step {done['resumedFromStep']}, sha256 {done['sha256'][:16]}, {done['adapterBytes']} B")
+    assert len(set(digests.values())) == 1, digests
+
+
 def answers(trial: Trial) -> None:
     prompts = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
     for adapter in (None, "lora", "qlora"):
@@ -226,7 +256,7 @@ def two_processes(trial: Trial) -> None:
     check_adapter(trial, "two")
 
 
-STEPS = {"convert": convert, "lora": lora, "resume": resume, "qlora": qlora, "answers": answers, "trap": trap, "again": again,
+STEPS = {"convert": convert, "lora": lora, "resume": resume, "qlora": qlora, "qlora-resume": qlora_resume, "answers": answers, "trap": trap, "again": again,
          "processes": two_processes}
 
 
