@@ -176,12 +176,13 @@ pub(super) fn write_kubelet(layout: &Layout, identity: &Identity<'_>) -> io::Res
         "clusterDNS": ["10.96.0.10"],
         "clusterDomain": "cluster.local",
         "resolvConf": "",
-        // The disk is shared with everything else on this machine.
+        // The disk is shared with everything else on this machine. A share of it would be gigabytes: a machine that
+        // has those left still runs the tests.
         "evictionHard": {
             "memory.available": "50Mi",
-            "nodefs.available": "1%",
+            "nodefs.available": "200Mi",
             "nodefs.inodesFree": "1%",
-            "imagefs.available": "1%",
+            "imagefs.available": "200Mi",
         },
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
