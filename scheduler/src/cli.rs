@@ -13,7 +13,7 @@ use kube::{Client, Config as ClientConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::lease::Election;
+use crate::lease::{self, Election, LedError};
 use crate::placement::record::Settings;
 use crate::run::{self, Options};
 use crate::shared::Config;
@@ -108,12 +108,29 @@ struct RunArgs {
     /// Address of /healthz, /readyz and /metrics; port 0 picks a free one
     #[arg(long, default_value = "0.0.0.0:8080")]
     health_address: SocketAddr,
+    #[command(flatten)]
+    election: ElectionArgs,
+}
+
+#[derive(Debug, Args)]
+struct ElectionArgs {
     /// Elect a leader among replicas
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     leader_elect: bool,
     /// Namespace of the leader-election Lease
     #[arg(long, env = "POD_NAMESPACE", default_value = "kaito-system")]
     lease_namespace: String,
+}
+
+impl ElectionArgs {
+    /// The election for the Lease `name`, unless this instance is said to be alone.
+    fn election(&self, name: &str) -> Option<Election> {
+        self.leader_elect.then(|| Election {
+            namespace: self.lease_namespace.clone(),
+            name: name.to_owned(),
+            identity: identity(),
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -142,6 +159,8 @@ struct ProvisionerArgs {
     /// How many times faster than a real cloud the simulated one is
     #[arg(long)]
     time_scale: Option<std::num::NonZeroU32>,
+    #[command(flatten)]
+    election: ElectionArgs,
 }
 
 /// Parses the command line and runs; the process' exit code.
@@ -263,11 +282,7 @@ async fn client(connection: &Connection) -> anyhow::Result<Client> {
 
 async fn run_scheduler(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let client = client(&args.connection).await?;
-    let election = args.leader_elect.then(|| Election {
-        namespace: args.lease_namespace.clone(),
-        name: "kaito-scheduler".to_owned(),
-        identity: identity(),
-    });
+    let election = args.election.election("kaito-scheduler");
     let weights = delivery(&client, args.weights_delivery).await?;
     let options = Options {
         config: Config {
@@ -335,5 +350,13 @@ async fn run_provisioner(args: ProvisionerArgs, shutdown: CancellationToken) -> 
     if let Some(scale) = args.time_scale {
         options.time_scale = scale;
     }
-    Ok(kaito_provisioner::run(client, options, shutdown).await?)
+    let Some(election) = args.election.election("kaito-provisioner") else {
+        return Ok(kaito_provisioner::run(client, options, shutdown).await?);
+    };
+    let work = |stop| kaito_provisioner::run(client.clone(), options, stop);
+    match lease::lead(client.clone(), election, shutdown, work).await {
+        Ok(()) => Ok(()),
+        Err(LedError::Lease(lost)) => Err(run::Error::Lease(lost).into()),
+        Err(LedError::Work(error)) => Err(error.into()),
+    }
 }

@@ -161,6 +161,49 @@ pub async fn run(
     }
 }
 
+/// Why work that needs the lease ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LedError<E> {
+    /// The lease was lost; the work was stopped at once.
+    #[error("working as leader")]
+    Lease(#[source] Error),
+    /// The work failed.
+    #[error(transparent)]
+    Work(E),
+}
+
+/// Waits for the lease, runs `work` while it is held, and gives the lease back when `shutdown` has ended the work.
+///
+/// # Errors
+/// [`LedError::Lease`] when the lease was lost, [`LedError::Work`] with what `work` returned.
+pub async fn lead<E, W: Future<Output = Result<(), E>>>(
+    client: Client,
+    election: Election,
+    shutdown: CancellationToken,
+    work: impl FnOnce(CancellationToken) -> W,
+) -> Result<(), LedError<E>> {
+    let claim = Arc::new(watch::Sender::new(Claim::Following));
+    let mut held = claim.subscribe();
+    let stop = CancellationToken::new();
+    let mut election = std::pin::pin!(run(client, election, claim, stop.clone()));
+    tokio::select! {
+        ended = election.as_mut() => return ended.map_err(LedError::Lease),
+        () = shutdown.cancelled() => {
+            stop.cancel();
+            return election.await.map_err(LedError::Lease);
+        }
+        _ = held.wait_for(Claim::is_current) => {}
+    }
+    let worked = tokio::select! {
+        ended = election.as_mut() => return ended.map_err(LedError::Lease),
+        worked = work(shutdown) => worked,
+    };
+    stop.cancel();
+    let given_back = election.await;
+    worked.map_err(LedError::Work)?;
+    given_back.map_err(LedError::Lease)
+}
+
 /// One look at the record and one write if there is one to make; whether we hold the lease now.
 async fn step(api: &Api<Lease>, election: &Election, seen: &mut LastSeen) -> bool {
     let Ok(found) = timed(api.get_opt(&election.name)).await else {

@@ -14,6 +14,9 @@ use crate::supervise::{self, Launch, Supervised};
 /// Namespace of our parts.
 pub const SYSTEM_NAMESPACE: &str = "kaito-system";
 
+/// Name of the provisioner that every cluster with a scenario has.
+const FIRST_PROVISIONER: &str = "kaito-provisioner";
+
 /// Why the cluster could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -55,7 +58,7 @@ pub struct Parts {
 pub struct Cluster {
     scheduler: Option<Supervised>,
     // Dropped after the scheduler and before the control plane.
-    _provisioner: Option<Supervised>,
+    provisioner: Option<Supervised>,
     proxy: Option<FaultProxy>,
     parts: Parts,
     plane: ControlPlane,
@@ -70,7 +73,7 @@ impl Cluster {
         let plane = ControlPlane::start(options).await?;
         install(&plane)?;
         let provisioner = match parts.scenario.as_deref() {
-            Some(scenario) => Some(provisioner(&plane, scenario).await?),
+            Some(scenario) => Some(provisioner(&plane, scenario, FIRST_PROVISIONER).await?),
             None => None,
         };
         let proxy = match parts.faults.clone() {
@@ -83,7 +86,7 @@ impl Cluster {
         };
         let mut cluster = Self {
             scheduler: None,
-            _provisioner: provisioner,
+            provisioner,
             proxy,
             parts,
             plane,
@@ -134,6 +137,27 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts one more provisioner beside the first, as a rollout may; its log is `NAME.log`.
+    ///
+    /// # Errors
+    /// [`Error`] if there is no token or no program.
+    pub async fn another_provisioner(&self, name: &str) -> Result<Supervised, Error> {
+        let scenario = self.parts.scenario.as_deref().unwrap_or_default();
+        provisioner(&self.plane, scenario, name).await
+    }
+
+    /// Ends the first provisioner with SIGKILL: it gives its lease back to nobody.
+    ///
+    /// # Errors
+    /// [`Error::Supervise`] if the signal cannot be sent.
+    pub fn kill_provisioner(&mut self) -> Result<(), Error> {
+        if let Some(mut provisioner) = self.provisioner.take() {
+            provisioner.signal(Signal::SIGKILL)?;
+            let _ended = provisioner.wait(Duration::from_secs(10));
+        }
+        Ok(())
+    }
+
     /// The end of the scheduler's log.
     #[must_use]
     pub fn scheduler_log(&self) -> String {
@@ -141,8 +165,8 @@ impl Cluster {
     }
 }
 
-/// Starts the scheduler against `plane`, which it reaches at `endpoint`, under its own ServiceAccount, which [`install`] makes. Its log is
-/// `kaito-scheduler.log` in the control plane's folder.
+/// Starts the scheduler against `plane`, which it reaches at `endpoint`, under its own ServiceAccount, which [`install`]
+/// makes. Its log is `kaito-scheduler.log` in the control plane's folder.
 ///
 /// # Errors
 /// [`Error`] if there is no token or no program.
@@ -181,28 +205,28 @@ pub fn install(plane: &ControlPlane) -> Result<(), Error> {
     ))
 }
 
-async fn provisioner(plane: &ControlPlane, scenario: &str) -> Result<Supervised, Error> {
+async fn provisioner(
+    plane: &ControlPlane,
+    scenario: &str,
+    name: &str,
+) -> Result<Supervised, Error> {
     let kubeconfig = plane
         .service_account_kubeconfig(SYSTEM_NAMESPACE, "kaito-provisioner")
         .await?;
     let file = write(plane.folder(), scenario)?;
-    let log = plane.folder().join("kaito-provisioner.log");
-    let launch = Launch::new(
-        "kaito-provisioner",
-        &programs::find(programs::SCHEDULER)?,
-        &log,
-    )
-    .with([
-        "provisioner",
-        "--cloud",
-        "simulated",
-        "--time-scale",
-        "1000",
-        "--scenario",
-    ])
-    .with([file.as_os_str()])
-    .with(["--kubeconfig"])
-    .with([kubeconfig.as_os_str()]);
+    let log = plane.folder().join(format!("{name}.log"));
+    let launch = Launch::new(name, &programs::find(programs::SCHEDULER)?, &log)
+        .with([
+            "provisioner",
+            "--cloud",
+            "simulated",
+            "--time-scale",
+            "1000",
+            "--scenario",
+        ])
+        .with([file.as_os_str()])
+        .with(["--kubeconfig"])
+        .with([kubeconfig.as_os_str()]);
     Ok(Supervised::spawn(&launch, None)?)
 }
 

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use kaito_api::{NodeClaim, Workspace, conditions};
 use kaito_tests::Options;
-use kaito_tests::cluster::{Cluster, Parts};
+use kaito_tests::cluster::{Cluster, Parts, SYSTEM_NAMESPACE};
 use kaito_tests::fixture::{Namespace, NodeShape, create_node};
 use kaito_tests::wait::{wait_for, wait_for_all};
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -459,4 +460,61 @@ async fn own_nodes_mode_never_buys_and_says_what_is_missing() {
             .items
             .is_empty()
     );
+}
+
+async fn provisioners_lease_holder(client: &Client) -> String {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let lease = leases.get("kaito-provisioner").await.unwrap();
+    lease.spec.unwrap().holder_identity.unwrap()
+}
+
+#[tokio::test]
+async fn a_second_provisioner_waits_and_takes_over_from_a_killed_one_without_a_second_purchase() {
+    let parts = Parts {
+        scenario: Some(INSTANT.to_owned()),
+        ..Parts::default()
+    };
+    let mut cluster = Cluster::start(Options::full(), parts).await.unwrap();
+    // The first one has the lease before the second one asks.
+    let client = cluster.plane().client().await.unwrap();
+    let leases: Api<Lease> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let held = |lease: Option<&Lease>| {
+        let spec = lease.and_then(|lease| lease.spec.as_ref());
+        spec.is_some_and(|spec| spec.holder_identity.is_some())
+    };
+    wait_for(
+        &leases,
+        "kaito-provisioner",
+        "the lease is held",
+        LIMIT,
+        held,
+    )
+    .await
+    .unwrap();
+    let first = provisioners_lease_holder(&client).await;
+    let _standby = cluster.another_provisioner("standby").await.unwrap();
+
+    for (number, name) in [(1, "one"), (2, "two")] {
+        let killed = {
+            let namespace = Namespace::create(cluster.plane(), name).await.unwrap();
+            namespace
+                .apply(&preset(name, "Standard_NC24ads_A100_v4"))
+                .await
+                .unwrap();
+            ready(&namespace, 1).await;
+            let claims: Api<NodeClaim> = Api::all(client.clone());
+            let nodes: Api<Node> = Api::all(client.clone());
+            let (claims, nodes) = (
+                claims.list(&Default::default()).await.unwrap().items,
+                nodes.list(&Default::default()).await.unwrap().items,
+            );
+            assert_eq!((claims.len(), nodes.len()), (number, number));
+            number == 1
+        };
+        if killed {
+            assert_eq!(provisioners_lease_holder(&client).await, first);
+            cluster.kill_provisioner().unwrap();
+        }
+    }
+    assert_ne!(provisioners_lease_holder(&client).await, first);
 }
