@@ -3,12 +3,17 @@
 //! Sizing is a function of the Workspace, its engine configuration and the GPU shapes at hand, never of what is free:
 //! a busy cluster must not change the shape of a workload that runs.
 
-use kaito_api::catalogue::{self, InstanceTypeInfo, Preset, Runtime};
-use kaito_api::{Workspace, workspace::InferenceSpec, workspace::TuningSpec};
-use kaito_placement::estimate::{self, Attention, Estimate, Gpus, Model, Request};
-use kaito_placement::snapshot::{InstanceType, Purchase, Resources};
+use kaito_api::catalogue::{self, Preset, Runtime};
+use kaito_api::{Workspace, workspace::InferenceSpec};
+use kaito_placement::estimate::{self, Estimate, Gpus, Model, Request};
+use kaito_placement::snapshot::{Purchase, Resources};
 
+use self::tuning::size_tuning;
+pub use self::views::{gpus, instance_type, model};
 use crate::runtime;
+
+mod tuning;
+mod views;
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -100,60 +105,6 @@ pub enum Error {
     /// No type of the table can hold it.
     #[error("{0} fits no instance type of the table; ask for a smaller context")]
     NothingFits(String),
-}
-
-/// The estimator's view of a preset. A catalogue entry without heads or layers passes zeros, which mean unknown.
-#[must_use]
-pub fn model(preset: &Preset) -> Model {
-    Model {
-        name: preset.name.clone(),
-        weight_bytes: preset.weight_bytes,
-        kv_bytes_per_token: preset.kv_bytes_per_token,
-        context_limit: preset.context_length,
-        attention_heads: preset.attention_heads,
-        kv_heads: preset.kv_heads,
-        layers: preset.layers,
-        attention: if preset.kv_lora_rank > 0 {
-            Attention::Latent
-        } else {
-            Attention::Heads
-        },
-        quantized: preset.is_quantized(),
-        distributed: true,
-    }
-}
-
-/// The estimator's view of an instance type.
-#[must_use]
-pub fn gpus(info: &InstanceTypeInfo) -> Gpus {
-    Gpus {
-        model: info.gpu_model.clone(),
-        count: info.gpu_count,
-        memory_bytes: u64::from(info.gpu_memory_gib) * GIB,
-    }
-}
-
-/// The planner's view of an instance type. Reserved for the system: 140 millicores and 1 % of CPU, 750 MiB and 5 %
-/// of memory, after AKS' published reservations; 110 pods; ephemeral storage as the claim asks for (1 TiB).
-#[must_use]
-pub fn instance_type(info: &InstanceTypeInfo) -> InstanceType {
-    let cpu = u64::from(info.vcpu) * 1_000;
-    let memory = u64::from(info.memory_gib) * GIB;
-    InstanceType {
-        name: info.name.clone(),
-        gpu_model: info.gpu_model.clone(),
-        gpu_memory_bytes: u64::from(info.gpu_memory_gib) * GIB,
-        compute_capability: info.compute_capability,
-        allocatable: Resources {
-            milli_cpu: cpu.saturating_sub(140 + cpu / 100),
-            memory_bytes: memory.saturating_sub(750 * MIB + memory / 20),
-            ephemeral_bytes: 1024 * GIB / 100 * 85,
-            pods: 110,
-            gpus: u64::from(info.gpu_count),
-        },
-        price_micro_dollars: info.price_micro_dollars,
-        ..InstanceType::default()
-    }
 }
 
 /// Sizes a Workspace.
@@ -374,85 +325,6 @@ fn size_template(workspace: &Workspace, inference: &InferenceSpec) -> Sizing {
 
 fn canonical(name: &str) -> String {
     catalogue::instance_type(name).map_or_else(|| name.to_owned(), |info| info.name.clone())
-}
-
-/// GPUs for tuning on one node: base weights (NF4 keeps about 0.3 of bfloat16 with its constants and the unquantised
-/// embeddings) plus activations, adapter and optimiser state at batch size 1, spread over as few GPUs as hold it.
-fn size_tuning(
-    workspace: &Workspace,
-    tuning: &TuningSpec,
-    around: &Surroundings,
-) -> Result<Sizing, Error> {
-    let name = tuning
-        .preset
-        .as_ref()
-        .map(|preset| preset.name.as_str())
-        .unwrap_or_default();
-    let preset = catalogue::preset(name).ok_or_else(|| Error::UnknownModel(name.to_owned()))?;
-    if runtime::choose(workspace, preset, around) == Runtime::Native {
-        return Ok(Sizing {
-            requests: runtime::native_tuning_requests(preset),
-            explanation: format!("{} is small enough to be tuned by CPUs", preset.name),
-            ..size_native(workspace, preset)
-        });
-    }
-    let quantized = tuning
-        .method
-        .as_deref()
-        .is_some_and(|m| m.eq_ignore_ascii_case("qlora"));
-    let (share, extra) = if quantized {
-        (3, 6 * GIB)
-    } else {
-        (11, 8 * GIB)
-    };
-    let needed = preset.weight_bytes / 10 * share + extra;
-    let shapes = tuning_shapes(workspace, around)?;
-    let chosen = shapes.into_iter().find_map(|(shape, info)| {
-        let usable = shape.memory_bytes / 100 * 95;
-        let gpus = u32::try_from(needed.div_ceil(usable.max(1))).ok()?;
-        (gpus <= shape.count).then_some((shape, info, gpus))
-    });
-    let (shape, info, gpus) = chosen.ok_or_else(|| Error::NothingFits(preset.name.clone()))?;
-    let gpus = workspace.spec.resource.gpus.unwrap_or(gpus);
-    Ok(Sizing {
-        preset: Some(preset),
-        replicas: 1,
-        gpus,
-        instance_type: requested_type(workspace)
-            .and(info)
-            .map(|info| info.name.clone()),
-        gpu_model: shape.model.clone(),
-        gpu_memory_bytes: shape.memory_bytes,
-        weight_bytes: preset.weight_bytes,
-        explanation: format!(
-            "tuning {} needs about {} GiB: {gpus} × {} GiB",
-            preset.name,
-            needed.div_ceil(GIB),
-            shape.memory_bytes / GIB
-        ),
-        ..Sizing::default()
-    })
-}
-
-type Shape = (Gpus, Option<&'static InstanceTypeInfo>);
-
-/// Shapes that a tuning run may take, in order of preference.
-fn tuning_shapes(workspace: &Workspace, around: &Surroundings) -> Result<Vec<Shape>, Error> {
-    if let Some(name) = requested_type(workspace) {
-        let info = catalogue::instance_type(name)
-            .ok_or_else(|| Error::UnknownInstanceType(name.to_owned()))?;
-        return Ok(vec![(gpus(info), Some(info))]);
-    }
-    let own = around.own_gpus.iter().map(|shape| (shape.clone(), None));
-    let mut priced: Vec<_> = catalogue::instance_types()
-        .iter()
-        .filter(|info| info.can_be_bought())
-        .filter(|info| info.compute_capability >= OLDEST_COMPUTE_CAPABILITY)
-        .filter_map(|info| Some((info.price_micro_dollars?, info)))
-        .collect();
-    priced.sort_by_key(|(price, info)| (*price, info.name.clone()));
-    let bought = priced.into_iter().map(|(_, info)| (gpus(info), Some(info)));
-    Ok(own.chain(bought).collect())
 }
 
 /// CPU and memory of a pod: enough to load and serve, never more than 80 % of its GPUs' share of the node, so that
