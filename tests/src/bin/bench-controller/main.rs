@@ -4,6 +4,7 @@
 //! ServiceAccount. Played: machines. Nodes are there before, and a bound pod is Ready at once, so that what is left
 //! is the control path. The packing runs buy nodes from the simulated cloud instead.
 
+mod bed;
 mod player;
 mod recorder;
 mod run;
@@ -54,7 +55,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let mut table = table::Table::new();
     run::own_nodes(arguments, &mut table).await?;
     if !arguments.no_packing {
-        for kind in [run::Kind::Preset, run::Kind::Template] {
+        for kind in [bed::Kind::Preset, bed::Kind::Template] {
             run::packing(kind, &mut table).await?;
         }
     }

@@ -1,23 +1,18 @@
 //! The runs: one Workspace at a time, many at once, at rest, and packing onto bought nodes.
 
-use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kaito_api::Workspace;
-use kaito_tests::control_plane::{Request, read_audit_log};
+use k8s_openapi::api::core::v1::Node;
+use kaito_tests::Options;
 use kaito_tests::fixture::{NodeShape, create_node};
-use kaito_tests::supervise::Supervised;
-use kaito_tests::{ControlPlane, Options, programs};
-use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
-};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 
 use crate::Arguments;
+use crate::bed::{Bed, CONCURRENCY, Kind, say};
 use crate::player::play;
 use crate::recorder::Recorder;
 use crate::table::{Table, median};
@@ -25,160 +20,13 @@ use crate::usage::{cpu_seconds, memory_mib};
 
 /// Limit of each wait: far above what is expected, so that a slow machine gets a number and not an error.
 const LIMIT: Duration = Duration::from_secs(300);
-/// User name of the scheduler under test.
-const USER: &str = "system:serviceaccount:kaito-system:kaito-scheduler";
-/// Requests of the bench itself that are under way at once.
-const CONCURRENCY: usize = 16;
+/// kube-controller-manager looks for new kinds every 30 s; until then it asks the API server for each owner of an
+/// unknown kind anew, which no cluster that has run for a minute does.
+const GARBAGE_COLLECTOR_RESYNC: Duration = Duration::from_secs(40);
 /// Workspaces of a packing run, and GPUs of a node in it.
 const PACKED: usize = 20;
 /// Instance type of the packing runs: four GPUs.
 const FOUR_GPUS: &str = "Standard_NC96ads_A100_v4";
-
-/// What a Workspace of the bench asks for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Kind {
-    /// A preset that fits one GPU.
-    Preset,
-    /// A pod template that asks for one GPU.
-    Template,
-}
-
-/// A control plane with our parts in it.
-struct Bed {
-    // Dropped first: the scheduler ends before the API server.
-    scheduler: Supervised,
-    provisioner: Option<Supervised>,
-    plane: ControlPlane,
-    client: Client,
-    workspaces: Api<DynamicObject>,
-}
-
-/// kube-controller-manager looks for new kinds every 30 s; until then it asks the API server for each owner of an
-/// unknown kind anew, which no cluster that has run for a minute does.
-const GARBAGE_COLLECTOR_RESYNC: Duration = Duration::from_secs(40);
-
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-fn workspace_api(client: &Client) -> Api<DynamicObject> {
-    Api::default_namespaced_with(client.clone(), &ApiResource::erase::<Workspace>(&()))
-}
-
-impl Bed {
-    async fn start(options: Options, provisioner: &str) -> Result<Self> {
-        say("starting a control plane");
-        let plane = ControlPlane::start(options).await?;
-        let installed = plane
-            .kubectl_command()
-            .args(["kaito", "install", "--without-workloads"])
-            .output()?;
-        ensure!(
-            installed.status.success(),
-            "install: {}",
-            String::from_utf8_lossy(&installed.stderr)
-        );
-        let client = plane.client().await?;
-        let kubeconfig = plane
-            .service_account_kubeconfig("kaito-system", "kaito-scheduler")
-            .await?;
-        let scheduler = plane.run(
-            programs::SCHEDULER,
-            "scheduler",
-            [
-                "run".as_ref(),
-                "--health-address=127.0.0.1:0".as_ref(),
-                "--node-provisioner".as_ref(),
-                provisioner.as_ref(),
-                "--kubeconfig".as_ref(),
-                kubeconfig.as_os_str(),
-            ],
-        )?;
-        let workspaces = workspace_api(&client);
-        Ok(Self {
-            scheduler,
-            provisioner: None,
-            plane,
-            client,
-            workspaces,
-        })
-    }
-
-    async fn start_cloud(&mut self) -> Result<()> {
-        let kubeconfig = self
-            .plane
-            .service_account_kubeconfig("kaito-system", "kaito-provisioner")
-            .await?;
-        let arguments = [
-            "provisioner".as_ref(),
-            "--cloud=simulated".as_ref(),
-            "--time-scale=120".as_ref(),
-            "--kubeconfig".as_ref(),
-            kubeconfig.as_os_str(),
-        ];
-        self.provisioner = Some(
-            self.plane
-                .run(programs::SCHEDULER, "provisioner", arguments)?,
-        );
-        Ok(())
-    }
-
-    fn recorder(&self) -> Recorder {
-        Recorder::start(
-            Api::<Pod>::default_namespaced(self.client.clone()),
-            self.workspaces.clone(),
-        )
-    }
-
-    async fn create(
-        &self,
-        names: &[String],
-        kind: Kind,
-        instance_type: Option<&str>,
-    ) -> Result<()> {
-        futures::stream::iter(names.iter().map(|name| async move {
-            let object = workspace(name, kind, instance_type)?;
-            self.workspaces
-                .create(&PostParams::default(), &object)
-                .await?;
-            anyhow::Ok(())
-        }))
-        .buffer_unordered(CONCURRENCY)
-        .try_collect()
-        .await
-    }
-
-    /// Requests of the scheduler so far. Watches and the lease are left out: they cost the same without Workspaces.
-    fn requests(&self) -> Result<Vec<Request>> {
-        let mut requests = read_audit_log(self.plane.audit_log())?;
-        requests.retain(|request| {
-            request.user == USER && request.verb != "watch" && request.resource != "leases"
-        });
-        Ok(requests)
-    }
-}
-
-fn workspace(name: &str, kind: Kind, instance_type: Option<&str>) -> Result<DynamicObject> {
-    let inference = match kind {
-        Kind::Preset => json!({ "preset": { "name": "phi-4-mini-instruct" } }),
-        Kind::Template => json!({ "template": { "spec": { "containers": [{
-            "name": "main",
-            "image": "example.com/server:1",
-            "resources": { "requests": { "nvidia.com/gpu": "1" }, "limits": { "nvidia.com/gpu": "1" } },
-        }]}}}),
-    };
-    let mut resource = json!({ "labelSelector": { "matchLabels": { "bench": "true" } } });
-    if let Some(instance_type) = instance_type {
-        resource["instanceType"] = json!(instance_type);
-    }
-    Ok(serde_json::from_value(json!({
-        "apiVersion": "kaito.sh/v1beta1",
-        "kind": "Workspace",
-        "metadata": { "name": name },
-        "resource": resource,
-        "inference": inference,
-    }))?)
-}
 
 fn names(prefix: &str, count: usize) -> Vec<String> {
     (0..count)
