@@ -237,6 +237,7 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Answered {
         status: answered
             .as_ref()
             .map_or(0, |response| response.status().as_u16()),
+        length: asked.length(),
         received,
         authorized: asked.headers.contains_key("authorization"),
         range: asked.header("range").map(str::to_owned),

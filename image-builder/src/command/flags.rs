@@ -22,9 +22,10 @@ use crate::source::remote::Reach;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Registry")]
 pub struct RegistryFlags {
-    /// Docker config file with credentials, before the usual ones
+    /// Docker config file with credentials, before the usual ones; may be repeated, and for each registry the first
+    /// file that knows it counts
     #[arg(long, value_name = "FILE")]
-    pub registry_config: Option<PathBuf>,
+    pub registry_config: Vec<PathBuf>,
     /// Speak plain HTTP to registries (loopback addresses are spoken to so anyway)
     #[arg(long)]
     pub plain_http: bool,
@@ -42,9 +43,7 @@ impl RegistryFlags {
         let mut credentials =
             CredentialOptions::from_environment(&|name: &str| context.variable(name));
         credentials.given.clone_from(&context.credentials);
-        if let Some(path) = &self.registry_config {
-            credentials = credentials.with_file(path.clone());
-        }
+        credentials = credentials.with_files(&self.registry_config);
         let options = ClientOptions {
             transport: TransportOptions {
                 certificate_check: if self.insecure {

@@ -65,10 +65,10 @@ impl CredentialOptions {
         }
     }
 
-    /// Adds files that are searched before all others, such as a mounted `.dockerconfigjson`.
+    /// Adds files that are searched before all others, in their order, such as mounted `.dockerconfigjson` files.
     #[must_use]
-    pub fn with_file(mut self, path: PathBuf) -> Self {
-        self.files.paths.insert(0, path);
+    pub fn with_files(mut self, paths: &[PathBuf]) -> Self {
+        self.files.paths.splice(..0, paths.iter().cloned());
         self
     }
 }
