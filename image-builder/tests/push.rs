@@ -67,7 +67,7 @@ async fn a_large_file_is_read_once_and_sent_in_one_request_of_unknown_digest() {
     .unwrap();
     assert_complete(&sink, "m");
     assert_eq!(count(&sink, "PATCH upload"), 1);
-    assert_eq!(source.read(), (LARGE + 5) as u64);
+    assert_eq!(source.read(), LARGE as u64, "small texts are in the plan already");
     assert_eq!(pushed.bytes(Outcome::Moved), (LARGE + 5) as u64);
     let (kind, manifest) = sink.manifest("m", &pushed.top.digest.to_string()).unwrap();
     assert_eq!(kind, pushed.top.media_type);
@@ -91,11 +91,11 @@ async fn an_unchanged_tree_is_pushed_again_without_reading_or_sending_a_byte() {
     assert_eq!(again.bytes(Outcome::Present), (LARGE + 5) as u64);
     assert!(engine::requests(&sink).iter().all(|request| request.starts_with("HEAD")));
 
-    std::fs::write(directory.path().join("notes.txt"), b"HELLO").unwrap();
+    std::fs::write(directory.path().join("model.safetensors"), bytes(2, LARGE)).unwrap();
     let changed = push_source(source.clone(), directory.path(), &to, &remembering(cache.path()))
         .await
         .unwrap();
-    assert_eq!((source.read(), changed.bytes(Outcome::Moved)), (5, 5));
+    assert_eq!((source.read(), changed.bytes(Outcome::Moved)), (LARGE as u64, LARGE as u64));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +110,7 @@ async fn the_cache_is_not_believed_when_it_is_told_not_to_be() {
     let options =
         PushOptions { digests: image_builder::push::CacheUse::Ignore, ..options };
     push_source(source.clone(), directory.path(), &to, &options).await.unwrap();
-    assert_eq!(source.read(), (LARGE + 5) as u64);
+    assert_eq!(source.read(), LARGE as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +123,7 @@ async fn a_blob_that_is_there_is_not_read_when_its_digest_is_known() {
     push_source(source.clone(), directory.path(), &repository(&sink, "m"), &PushOptions::default())
         .await
         .unwrap();
-    assert_eq!(source.read(), 5);
+    assert_eq!(source.read(), 0);
     assert_complete(&sink, "m");
 }
 
@@ -190,7 +190,7 @@ async fn a_registry_that_wants_the_digest_first_gets_it_and_the_file_is_read_twi
     push_source(source.clone(), directory.path(), &repository(&sink, "m"), &options).await.unwrap();
     assert_complete(&sink, "m");
     assert_eq!(count(&sink, "PATCH upload"), 0);
-    assert_eq!(source.read(), (2 * LARGE + 5) as u64);
+    assert_eq!(source.read(), 2 * LARGE as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -410,7 +410,7 @@ async fn a_forecast_sends_and_reads_nothing() {
     let plan = planned(source.as_ref(), directory.path(), &raw()).await;
     let destination = Destination::Repository(to.clone());
     let before = forecast(&plan, source.as_ref(), &destination, &options).await.unwrap();
-    assert_eq!(before, [Forecast::Unknown, Forecast::Unknown]);
+    assert_eq!(before, [Forecast::Unknown, Forecast::Absent]);
     push_directory(directory.path(), &to, &options).await.unwrap();
     sink.forget_records();
     let after = forecast(&plan, source.as_ref(), &destination, &options).await.unwrap();

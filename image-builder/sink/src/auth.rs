@@ -20,6 +20,8 @@ pub struct Access {
     pub user: Option<(String, String)>,
     /// How long a token is good for.
     pub life: Duration,
+    /// For how many requests a token is good; `None` for any number.
+    pub uses: Option<u32>,
     /// Azure's exchange, instead of user and password.
     pub azure: Option<Azure>,
 }
@@ -35,6 +37,7 @@ pub struct Azure {
 struct Issued {
     scopes: Vec<String>,
     until: Instant,
+    used: u32,
 }
 
 /// Tokens that were issued.
@@ -56,9 +59,12 @@ impl Tokens {
             .get("authorization")
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "));
-        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
-        let good = token.and_then(|token| issued.get(token)).is_some_and(|issued| {
-            Instant::now() < issued.until && needed.is_none_or(|needed| covers(&issued.scopes, needed))
+        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let good = token.and_then(|token| issued.get_mut(token)).is_some_and(|issued| {
+            issued.used += 1;
+            Instant::now() < issued.until
+                && access.uses.is_none_or(|uses| issued.used <= uses)
+                && needed.is_none_or(|needed| covers(&issued.scopes, needed))
         });
         if good {
             return None;
@@ -108,7 +114,7 @@ impl Tokens {
             .collect();
         let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         let token = format!("token-{}", issued.len() + 1);
-        issued.insert(token.clone(), Issued { scopes, until: Instant::now() + access.life });
+        issued.insert(token.clone(), Issued { scopes, until: Instant::now() + access.life, used: 0 });
         let body = json!({field: token, "expires_in": access.life.as_secs().max(1)});
         answer(StatusCode::OK, body.to_string())
     }

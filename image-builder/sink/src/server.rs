@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) tokens: Tokens,
     state: Mutex<State>,
     requests: AtomicU64,
+    /// Bytes of uploads that have arrived, those of unfinished requests included.
+    pub(crate) arrived: AtomicU64,
     host: String,
 }
 
@@ -81,6 +83,7 @@ impl Sink {
             tokens: Tokens::default(),
             state: Mutex::default(),
             requests: AtomicU64::new(0),
+            arrived: AtomicU64::new(0),
             host: address.to_string(),
         });
         let serving = Arc::clone(&shared);
@@ -110,12 +113,18 @@ impl Sink {
         self.shared.state().records.clear();
     }
 
-    /// Bytes of blobs that have arrived, over all requests.
+    /// Bytes of uploads in the requests that are on record.
     #[must_use]
     pub fn received(&self) -> u64 {
         let state = self.shared.state();
         let uploads = state.records.iter().filter(|record| record.path.contains("/blobs/uploads/"));
         uploads.map(|record| record.received).sum()
+    }
+
+    /// Bytes of uploads that have arrived since the start, those of requests that go on included.
+    #[must_use]
+    pub fn arrived(&self) -> u64 {
+        self.shared.arrived.load(Ordering::Relaxed)
     }
 
     /// The bytes of a blob that was kept, from any repository.

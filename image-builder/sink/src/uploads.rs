@@ -1,5 +1,7 @@
 //! Uploads: opened, filled by `PATCH`, closed by `PUT`, or mounted.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -130,6 +132,7 @@ async fn fill(
         let Ok(bytes) = frame.map_err(|_| Cut)?.into_data() else { continue };
         *received += bytes.len() as u64;
         upload.length += bytes.len() as u64;
+        shared.arrived.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         add(shared.options.keep, upload, bytes);
         if *received >= cut {
             return Err(Cut);

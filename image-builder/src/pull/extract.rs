@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use globset::GlobSet;
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::mpsc::Receiver;
 
+use super::batch::{Batches, Pieces, batches};
 use super::error::PullError;
 use super::fetch::Context;
 use super::{PulledFile, files};
@@ -22,9 +23,6 @@ use crate::digest::{Digest, Hasher};
 use crate::oci::Descriptor;
 use crate::progress::Phase;
 use crate::source::FileIdentity;
-
-/// Pieces that may wait to be written.
-const AHEAD: usize = 8;
 
 /// An archive that was taken apart, or whose files are there already.
 pub(super) struct Staged {
@@ -79,7 +77,7 @@ pub(super) async fn stage(
     let root = context.work.join(format!("{}.files", descriptor.digest.hex()));
     remove(&root)?;
     files::create_directory(&root)?;
-    let (sender, pieces) = channel(AHEAD);
+    let (batches, pieces) = batches();
     let taking = Taking {
         what: name.to_owned(),
         root: root.clone(),
@@ -90,7 +88,7 @@ pub(super) async fn stage(
     };
     let whiteouts = context.whiteouts;
     let taker = tokio::task::spawn_blocking(move || taking.run(pieces, encoding, whiteouts));
-    let received = forward(context, index, name, descriptor, sender).await;
+    let received = forward(context, index, name, descriptor, batches).await;
     let taken = taker.await.map_err(|_| PullError::Writer { what: name.to_owned() })?;
     // A fault on the way is told before what half an archive looks like.
     let judged = received.and_then(|()| taken).and_then(|(digest, entries)| {
@@ -120,7 +118,7 @@ async fn forward(
     index: usize,
     name: &str,
     descriptor: &Descriptor,
-    sender: tokio::sync::mpsc::Sender<Bytes>,
+    mut batches: Batches,
 ) -> Result<(), PullError> {
     let size = descriptor.size;
     let failed = |cause| PullError::Origin { cause };
@@ -134,13 +132,15 @@ async fn forward(
         if arrived > size {
             break;
         }
-        if sender.send(piece).await.is_err() {
+        if batches.add(piece).await.is_err() {
             // The other side has its own error.
             return Ok(());
         }
         context.received(index, length);
     }
     if arrived == size {
+        // A thread that has stopped has an error of its own.
+        let _ = batches.end().await;
         return Ok(());
     }
     Err(PullError::Size { what: name.to_owned(), expected: size, actual: arrived })
@@ -230,7 +230,7 @@ struct Taking {
 impl Taking {
     fn run(
         mut self,
-        mut pieces: Receiver<Bytes>,
+        mut batches: Receiver<Pieces>,
         encoding: Encoding,
         whiteouts: Whiteouts,
     ) -> Result<(Digest, Vec<StagedEntry>), PullError> {
@@ -239,7 +239,8 @@ impl Taking {
         let mut hasher = Hasher::default();
         let mut decoder = Decoder::new(encoding).map_err(broken)?;
         let mut reader = Reader::new(whiteouts);
-        while let Some(piece) = pieces.blocking_recv() {
+        let mut waiting = Pieces::new().into_iter();
+        while let Some(piece) = next(&mut batches, &mut waiting) {
             hasher.update(&piece);
             decoder.feed(piece);
             while let Some(content) = decoder.take().map_err(broken)? {
@@ -323,6 +324,16 @@ impl Taking {
                     None => Ok(None),
                 }
             }
+        }
+    }
+}
+
+/// The next piece of the batch at hand, or of the next batch.
+fn next(batches: &mut Receiver<Pieces>, waiting: &mut std::vec::IntoIter<Bytes>) -> Option<Bytes> {
+    loop {
+        match waiting.next() {
+            Some(piece) => return Some(piece),
+            None => *waiting = batches.blocking_recv()?.into_iter(),
         }
     }
 }

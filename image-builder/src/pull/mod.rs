@@ -4,6 +4,7 @@
 //! Nothing that was not verified gets its name: a file under its final name is whole. What is there already with the right
 //! digest is not fetched again; what was fetched of a blob before the program was killed is kept.
 
+mod batch;
 mod error;
 mod extract;
 mod fetch;

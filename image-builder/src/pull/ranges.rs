@@ -10,10 +10,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::mpsc::Receiver;
 
+use super::batch::{Pieces, batches};
 use super::error::PullError;
 use super::fetch::Context;
 use super::partial::discard;
@@ -21,8 +21,6 @@ use crate::digest::{Digest, Hasher};
 use crate::oci::Descriptor;
 use crate::registry::{Class, RegistryError, Repository};
 
-/// Pieces that may wait to be written, per range.
-const AHEAD: usize = 4;
 /// Bytes that are read back at a time to be hashed.
 const CHUNK: u64 = 256 << 10;
 
@@ -193,7 +191,7 @@ impl Shared<'_> {
         if !answer.is_partial || !self.is_same_version(answer.etag) {
             return Ok(Ended::NoRanges);
         }
-        let (sender, pieces) = channel(AHEAD);
+        let (mut batches, pieces) = batches();
         let (file, arrived) = (Arc::clone(&self.file), Arc::clone(&self.arrived));
         let start = part.start;
         let writer =
@@ -208,7 +206,7 @@ impl Shared<'_> {
                     piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
                     let length = piece.len() as u64;
                     left -= length;
-                    if length == 0 || sender.send(piece).await.is_err() {
+                    if length == 0 || batches.add(piece).await.is_err() {
                         break;
                     }
                     self.context.received(self.index, length);
@@ -219,7 +217,8 @@ impl Shared<'_> {
                 }
             }
         }
-        drop(sender);
+        // A thread that has stopped has an error of its own.
+        let _ = batches.end().await;
         let written = writer
             .await
             .map_err(|_| Failure::Final(PullError::Writer { what: self.what.to_owned() }))?;
@@ -250,14 +249,16 @@ enum Failure {
 fn write(
     file: &File,
     mut offset: u64,
-    mut pieces: Receiver<Bytes>,
+    mut batches: Receiver<Pieces>,
     arrived: &Arrived,
     number: u64,
 ) -> io::Result<()> {
-    while let Some(piece) = pieces.blocking_recv() {
-        write_at(file, &piece, offset)?;
-        offset += piece.len() as u64;
-        arrived.add(number, piece.len() as u64);
+    while let Some(pieces) = batches.blocking_recv() {
+        for piece in pieces {
+            write_at(file, &piece, offset)?;
+            offset += piece.len() as u64;
+            arrived.add(number, piece.len() as u64);
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::destination::Destination;
 use super::error::PushError;
-use super::feed::{self, Fed, Feed, FeedError, Order, Start};
+use super::feed::{self, Fed, Feed, FeedError, Start};
 use super::{CacheUse, PushOptions, PushedBlob, documents, layout, segments};
 use crate::cache::{Cache, Recipe, Remembered};
 use crate::content::{Blob, Encoding, MadeBlob};
@@ -27,6 +27,16 @@ pub(super) struct Job {
     pub(super) source: Arc<dyn Source>,
     /// Repositories of the destination's registry that may have it.
     pub(super) mount_from: Vec<String>,
+    pub(super) order: Order,
+}
+
+/// What comes first with a blob of unknown digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// It is hashed while it is sent.
+    SendAtOnce,
+    /// It is hashed, and sent only where it is not there.
+    HashFirst,
 }
 
 /// What all blobs of a push share.
@@ -45,7 +55,13 @@ pub(super) struct Known {
 
 impl Job {
     pub(super) fn new(name: &str, blob: Blob, source: Arc<dyn Source>, mount_from: &[String]) -> Self {
-        Self { name: name.to_owned(), blob: Arc::new(blob), source, mount_from: mount_from.to_vec() }
+        Self {
+            name: name.to_owned(),
+            blob: Arc::new(blob),
+            source,
+            mount_from: mount_from.to_vec(),
+            order: Order::SendAtOnce,
+        }
     }
 }
 
@@ -169,7 +185,8 @@ impl Way<'_> {
     /// A large blob of unknown digest: hashed while it is sent where the registry allows that, else read twice.
     async fn place_unknown(&self, repository: &Repository) -> Result<(Fed, Outcome), PushError> {
         self.check_size(repository, self.job.blob.content_size())?;
-        if self.form(repository) != UploadForm::Monolithic
+        if self.job.order == Order::SendAtOnce
+            && self.form(repository) != UploadForm::Monolithic
             && let Some(fed) = self.send(repository, None, None).await?
         {
             return Ok((fed, Outcome::Moved));
@@ -237,6 +254,7 @@ impl Way<'_> {
     ) -> Result<Option<Fed>, PushError> {
         let mut form = self.form_for(repository, known);
         let mut next = 2;
+        let mut token = Renewal::Open;
         loop {
             if known.is_none() && form == UploadForm::Monolithic {
                 return Ok(None);
@@ -244,17 +262,16 @@ impl Way<'_> {
             self.started(Phase::Upload);
             let attempt = self.attempt(repository, form, known, opened.take()).await;
             let error = match attempt {
-                Ok(fed) => {
-                    if self.form_for(repository, known) != form {
-                        repository.client().learn_form(repository.host(), form);
-                    }
-                    return Ok(Some(fed));
-                }
+                Ok(fed) => return Ok(Some(fed)),
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::Registry(error)) => error,
             };
-            let wait = match next_step(&error, form, repository, next) {
+            let wait = match next_step(&error, form, repository, next, token) {
                 Step::Wait(wait) => wait,
+                Step::NewToken => {
+                    token = Renewal::Used;
+                    std::time::Duration::ZERO
+                }
                 Step::Form(other) => {
                     form = other;
                     repository.client().learn_form(repository.host(), form);
@@ -298,7 +315,8 @@ impl Way<'_> {
         let Feed { items, outcome, .. } = feed;
         let body = StreamBody::new(items, Some(fed.size), self.on_sent());
         let answer = repository.finish_upload(upload, fed.digest, RequestBody::Stream(body)).await;
-        self.judge(answer, feed::outcome(outcome).await).map(|((), fed)| fed)
+        let fed = feed::settled(outcome, &answer).await;
+        self.judge(answer, fed).map(|((), fed)| fed)
     }
 
     /// The digest comes out while the blob is sent: one `PATCH` with everything, then `PUT` with the digest.
@@ -310,7 +328,8 @@ impl Way<'_> {
         let body = StreamBody::new(items, length, self.counting(Arc::clone(&sent)));
         let end = || sent.load(std::sync::atomic::Ordering::Relaxed);
         let answer = repository.patch(&mut upload, None, RequestBody::Stream(body), end).await;
-        let (patched, fed) = self.judge(answer, feed::outcome(outcome).await)?;
+        let fed = feed::settled(outcome, &answer).await;
+        let (patched, fed) = self.judge(answer, fed)?;
         self.close(repository, &upload, patched, fed).await
     }
 
@@ -364,7 +383,7 @@ impl Way<'_> {
     }
 
     pub(super) fn feed(&self, expected: Option<Digest>, start: Start, segment: Option<u64>) -> Feed {
-        feed::start(Order {
+        feed::start(feed::Order {
             blob: Arc::clone(&self.job.blob),
             source: Arc::clone(&self.job.source),
             expected,
@@ -373,10 +392,11 @@ impl Way<'_> {
         })
     }
 
-    /// A form that can be used at all: without a digest nothing is sent monolithic.
+    /// The form to begin with. What is known goes in one request, unless the host limits bodies and it is not small.
     fn form_for(&self, repository: &Repository, known: Option<&Fed>) -> UploadForm {
         match (self.form(repository), known) {
             (UploadForm::Streamed, Some(_)) => UploadForm::Monolithic,
+            (UploadForm::Segmented(_), Some(fed)) if fed.size <= SMALL => UploadForm::Monolithic,
             (form, _) => form,
         }
     }
@@ -453,19 +473,35 @@ impl Way<'_> {
 /// What to do after an attempt failed.
 enum Step {
     Wait(std::time::Duration),
+    /// The token that was refused was thrown away; the next attempt has a new one.
+    NewToken,
     Form(UploadForm),
     Stop,
 }
 
-fn next_step(error: &RegistryError, form: UploadForm, repository: &Repository, next: u32) -> Step {
+/// Whether a refused token may still be renewed: once per blob.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Renewal {
+    Open,
+    Used,
+}
+
+fn next_step(
+    error: &RegistryError,
+    form: UploadForm,
+    repository: &Repository,
+    next: u32,
+    token: Renewal,
+) -> Step {
     match error.class() {
         Class::Form => {
             let status = error.status().map_or(416, |status| status.as_u16());
             form.after(status).map_or(Step::Stop, Step::Form)
         }
-        // A refused token was thrown away; once more with a new one.
-        Class::Unauthorized if error.status().is_some_and(|status| status == 401) && next == 2 => {
-            Step::Wait(std::time::Duration::ZERO)
+        Class::Unauthorized
+            if error.status().is_some_and(|status| status == 401) && token == Renewal::Open =>
+        {
+            Step::NewToken
         }
         // The upload is gone, not the repository, which would have refused to open one.
         Class::Missing if next <= repository.client().retry().attempts => {

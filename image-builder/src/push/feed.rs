@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -18,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::content::encoding::{Encoder, EncodingError};
 use crate::content::{Blob, Encoding, Part};
 use crate::digest::{Digest, Hasher};
-use crate::registry::Item;
+use crate::registry::{Item, RegistryError};
 use crate::source::{FileIdentity, Source, SourceError};
 
 /// Bytes of one chunk: fits in the second-level cache together with the socket's copy.
@@ -29,6 +30,8 @@ const AHEAD: usize = 4;
 const POOLED: usize = AHEAD + 4;
 /// Chunks of remote sources that are at least this large are passed on without being copied.
 const WORTH_PASSING: usize = 64 << 10;
+/// How long a reader may take to end after a refusal. A fault of the source that caused the refusal is known at once.
+const REFUSED: Duration = Duration::from_millis(500);
 /// Boundaries of segments that are remembered: the reader is never more than one segment ahead of the sender.
 const BOUNDARIES: usize = 3;
 
@@ -434,6 +437,18 @@ pub(super) async fn hash(mut feed: Feed, on_read: impl Fn(u64)) -> Result<Fed, F
         on_read(bytes.len() as u64);
     }
     outcome(feed.outcome).await
+}
+
+/// How the reading ended, once the registry has answered. After a refusal a connection may hold on to the rest of the body
+/// for a while: the reader then ends by itself later, and nobody waits for it.
+pub(super) async fn settled<T>(
+    handle: JoinHandle<Result<Fed, FeedError>>,
+    answer: &Result<T, RegistryError>,
+) -> Result<Fed, FeedError> {
+    if answer.is_ok() {
+        return outcome(handle).await;
+    }
+    tokio::time::timeout(REFUSED, outcome(handle)).await.unwrap_or(Err(FeedError::Abandoned))
 }
 
 /// How the reading ended.

@@ -13,6 +13,7 @@ mod feed;
 mod layout;
 mod origin;
 mod segments;
+mod twins;
 
 use std::sync::Arc;
 
@@ -184,14 +185,19 @@ async fn place_all(
     let planned = jobs.iter().map(|job| (job.name.clone(), job.blob.content_size())).collect();
     progress.event(Event::Planned { blobs: planned });
     let context = blob::Context { destination, options, progress };
-    let mut placed: Vec<(usize, PushedBlob)> = futures::stream::iter(jobs.into_iter().enumerate())
-        .map(|(index, job)| {
-            let context = &context;
-            async move { Ok::<_, PushError>((index, blob::place(context, index, job).await?)) }
-        })
-        .buffer_unordered(options.streams.max(1))
-        .try_collect()
-        .await?;
+    let mut placed = Vec::new();
+    let (first, repeated) = twins::part(jobs, options);
+    for jobs in [first, repeated] {
+        let some: Vec<(usize, PushedBlob)> = futures::stream::iter(jobs)
+            .map(|(index, job)| {
+                let context = &context;
+                async move { Ok::<_, PushError>((index, blob::place(context, index, job).await?)) }
+            })
+            .buffer_unordered(options.streams.max(1))
+            .try_collect()
+            .await?;
+        placed.extend(some);
+    }
     placed.sort_by_key(|(index, _)| *index);
     Ok(placed.into_iter().map(|(_, blob)| blob).collect())
 }

@@ -73,10 +73,9 @@ impl Sending<'_> {
                 Err(error) => {
                     let Feed { items, outcome, .. } = feed;
                     drop(items);
-                    return self
-                        .way
-                        .judge(Err(error), feed::outcome(outcome).await)
-                        .map(|((), fed)| (patched, fed));
+                    let answer = Err(error);
+                    let fed = feed::settled(outcome, &answer).await;
+                    return self.way.judge(answer, fed);
                 }
             }
         }

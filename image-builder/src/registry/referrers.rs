@@ -5,6 +5,7 @@
 
 use http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderValue, Method};
+use tokio::time::Instant;
 
 use super::answer::{FILTERS_APPLIED, next_page, text};
 use super::error::{Class, RegistryError};
@@ -129,25 +130,30 @@ impl Repository {
         Ok(Some((index, text(&headers, &ETAG).map(str::to_owned))))
     }
 
-    /// Adds an entry and reads the index again; false when it was lost to another writer.
+    /// Adds an entry and looks whether it stays; false when it was lost to another writer.
+    ///
+    /// Without conditions a writer that read before us and writes after us drops our entry. Its reading and writing take
+    /// about as long as ours did, so the index is read again after several times that, and once more after that.
     async fn add_to_fallback(&self, subject: Digest, entry: &Descriptor) -> Result<bool, RegistryError> {
+        let begun = Instant::now();
         let (mut index, etag) = match self.fallback(subject).await? {
             Some((index, etag)) => (index, etag),
             None => (empty_index(), None),
         };
-        if has(&index, entry) {
-            // Another writer may have read the index before we wrote ours and write it after: look once more.
-            return Ok(true);
+        if !has(&index, entry) {
+            index.manifests.push(entry.clone());
+            if !self.write_fallback(subject, &index, etag.as_deref()).await? {
+                return Ok(false);
+            }
         }
-        index.manifests.push(entry.clone());
-        if !self.write_fallback(subject, &index, etag.as_deref()).await? {
-            return Ok(false);
+        let took = begun.elapsed();
+        for _ in 0..2 {
+            tokio::time::sleep(took * 2 + took.mul_f64(fastrand::f64())).await;
+            if !self.fallback(subject).await?.is_some_and(|(index, _)| has(&index, entry)) {
+                return Ok(false);
+            }
         }
-        // A writer that read before us and writes after us would drop our entry. It reads again after its own write, and
-        // so do we, after a moment in which its write can arrive.
-        let moment = std::time::Duration::from_millis(30 + fastrand::u64(0..=50));
-        tokio::time::sleep(moment).await;
-        Ok(self.fallback(subject).await?.is_some_and(|(index, _)| has(&index, entry)))
+        Ok(true)
     }
 
     /// Writes the index; false when the registry knows that another version is there by now.
