@@ -46,13 +46,18 @@ fn cuts(seed: u64, cut: Arc<AtomicU64>) -> impl Fn(&Seen) -> Option<Fault> + Sen
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_cut_connection_in_a_hundred_costs_little_and_nothing_is_lost() {
-    let names: Vec<String> = (0..BLOBS).map(|number| format!("part-{number:03}.bin")).collect();
+    let names: Vec<String> = (0..BLOBS)
+        .map(|number| format!("part-{number:03}.bin"))
+        .collect();
     let mut files: Vec<(&str, Vec<u8>)> = names
         .iter()
         .zip(0..)
         .map(|(name, seed)| (name.as_str(), bytes(seed, LENGTH)))
         .collect();
-    files.extend([("a.safetensors", bytes(500, LARGE)), ("b.safetensors", bytes(501, LARGE))]);
+    files.extend([
+        ("a.safetensors", bytes(500, LARGE)),
+        ("b.safetensors", bytes(501, LARGE)),
+    ]);
     let total: u64 = files.iter().map(|(_, content)| content.len() as u64).sum();
     let directory = model(&files);
     let mut all_cuts = 0;
@@ -64,19 +69,38 @@ async fn one_cut_connection_in_a_hundred_costs_little_and_nothing_is_lost() {
             .await
             .unwrap_or_else(|error| panic!("seed {seed}: {}", shown(&error)));
         let sent = sink.received();
-        assert!(sent * 100 <= total * 115, "seed {seed}: {sent} bytes for {total}");
+        assert!(
+            sent * 100 <= total * 115,
+            "seed {seed}: {sent} bytes for {total}"
+        );
         for (_, content) in &files {
             assert!(sink.blob(&Digest::of(content).to_string()).unwrap() == *content);
         }
         let target = tempfile::tempdir().unwrap();
         let origin = Origin::Repository(to);
-        let options = PullOptions { range: 1 << 20, ..PullOptions::default() };
-        let pulled = pull(&origin, "v1", target.path(), &options, Arc::new(Ear::default()))
-            .await
-            .unwrap_or_else(|error| panic!("seed {seed}: {}", shown(&error)));
-        assert!(pulled.received * 100 <= total * 115, "seed {seed}: {} received", pulled.received);
+        let options = PullOptions {
+            range: 1 << 20,
+            ..PullOptions::default()
+        };
+        let pulled = pull(
+            &origin,
+            "v1",
+            target.path(),
+            &options,
+            Arc::new(Ear::default()),
+        )
+        .await
+        .unwrap_or_else(|error| panic!("seed {seed}: {}", shown(&error)));
+        assert!(
+            pulled.received * 100 <= total * 115,
+            "seed {seed}: {} received",
+            pulled.received
+        );
         for (name, content) in &files {
-            assert!(std::fs::read(target.path().join(name)).unwrap() == *content, "{name}");
+            assert!(
+                std::fs::read(target.path().join(name)).unwrap() == *content,
+                "{name}"
+            );
         }
         all_cuts += cut.load(Ordering::Relaxed);
     }

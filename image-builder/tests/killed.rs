@@ -23,14 +23,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn files() -> Vec<(String, Vec<u8>)> {
     let small = (0..12_u64).map(|number| (format!("part-{number:02}.bin"), bytes(number, 200_000)));
-    let large = (0..3_u64).map(|number| (format!("large-{number}.safetensors"), bytes(100 + number, LARGE)));
+    let large = (0..3_u64).map(|number| {
+        (
+            format!("large-{number}.safetensors"),
+            bytes(100 + number, LARGE),
+        )
+    });
     small.chain(large).collect()
 }
 
 fn directory() -> tempfile::TempDir {
     let files = files();
-    let borrowed: Vec<(&str, Vec<u8>)> =
-        files.iter().map(|(name, content)| (name.as_str(), content.clone())).collect();
+    let borrowed: Vec<(&str, Vec<u8>)> = files
+        .iter()
+        .map(|(name, content)| (name.as_str(), content.clone()))
+        .collect();
     model(&borrowed)
 }
 
@@ -56,7 +63,9 @@ async fn kill_when(mut child: Child, reached: impl Fn() -> bool) {
 }
 
 async fn run(mut command: Command) -> Output {
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
 }
 
 fn assert_success(output: &Output, what: &str) {
@@ -77,11 +86,23 @@ fn assert_complete(sink: &Sink, repository: &str) {
 async fn a_push_that_is_killed_anywhere_is_completed_by_the_next_run() {
     let directory = directory();
     let path = directory.path().to_str().unwrap();
-    let total: u64 = files().iter().map(|(_, content)| content.len() as u64).sum();
+    let total: u64 = files()
+        .iter()
+        .map(|(_, content)| content.len() as u64)
+        .sum();
     for point in 0..20_u64 {
         let (sink, cache) = (engine::sink().await, tempfile::tempdir().unwrap());
         let name = format!("{}/m:v1", sink.host());
-        let arguments = ["build", path, "-t", &name, "--push", "--artifact", "modelpack", "-q"];
+        let arguments = [
+            "build",
+            path,
+            "-t",
+            &name,
+            "--push",
+            "--artifact",
+            "modelpack",
+            "-q",
+        ];
         let random = u64::from_le_bytes(bytes(point + 1, 8).try_into().unwrap());
         let limit = random % total;
         let child = program(&arguments, cache.path()).spawn().unwrap();
@@ -100,8 +121,14 @@ async fn a_push_that_is_killed_anywhere_is_completed_by_the_next_run() {
         // Blobs that were accepted in the very moment of the end may not have reached the journal: one per stream.
         let repeated = 4 * LARGE as u64;
         let sent = sink.received();
-        assert!(sent <= total - finished + repeated + 100_000, "{sent} sent, {finished} were there");
-        assert!(!tagged_before || finished == total, "nothing is tagged before all of it is there");
+        assert!(
+            sent <= total - finished + repeated + 100_000,
+            "{sent} sent, {finished} were there"
+        );
+        assert!(
+            !tagged_before || finished == total,
+            "nothing is tagged before all of it is there"
+        );
     }
 }
 
@@ -111,9 +138,21 @@ async fn a_pull_that_is_killed_anywhere_is_completed_by_the_next_run() {
     let (sink, cache) = (engine::sink().await, tempfile::tempdir().unwrap());
     let name = format!("{}/m:v1", sink.host());
     let path = directory.path().to_str().unwrap();
-    let arguments = ["build", path, "-t", &name, "--push", "--artifact", "modelpack", "-q"];
+    let arguments = [
+        "build",
+        path,
+        "-t",
+        &name,
+        "--push",
+        "--artifact",
+        "modelpack",
+        "-q",
+    ];
     assert_success(&run(program(&arguments, cache.path())).await, "push");
-    let total: u64 = files().iter().map(|(_, content)| content.len() as u64).sum();
+    let total: u64 = files()
+        .iter()
+        .map(|(_, content)| content.len() as u64)
+        .sum();
     for point in 0..10_u64 {
         let (target, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let arguments = ["pull", &name, target.path().to_str().unwrap(), "-q"];
@@ -126,17 +165,28 @@ async fn a_pull_that_is_killed_anywhere_is_completed_by_the_next_run() {
                 assert!(found == content, "{file} has its name before it is whole");
             }
         }
-        assert_success(&run(program(&arguments, cache.path())).await, &format!("at {limit}"));
+        assert_success(
+            &run(program(&arguments, cache.path())).await,
+            &format!("at {limit}"),
+        );
         for (file, content) in files() {
-            assert!(std::fs::read(target.path().join(&file)).unwrap() == content, "{file} differs");
+            assert!(
+                std::fs::read(target.path().join(&file)).unwrap() == content,
+                "{file} differs"
+            );
         }
-        assert!(!target.path().join(".image-builder").exists(), "nothing is left to go on with");
+        assert!(
+            !target.path().join(".image-builder").exists(),
+            "nothing is left to go on with"
+        );
     }
 }
 
 /// Bytes of all files below a directory, as far as they can be seen while they are written.
 fn size_of(directory: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return 0;
+    };
     entries
         .flatten()
         .map(|entry| match entry.metadata() {

@@ -14,7 +14,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use engine::{Ear, bytes, count, faulty, first, model, planned, push_directory, repository, shown, sink};
+use engine::{
+    Ear, bytes, count, faulty, first, model, planned, push_directory, repository, shown, sink,
+};
 use image_builder::cache::Cache;
 use image_builder::digest::Digest;
 use image_builder::plan::{Compression, Options, Shape};
@@ -42,7 +44,9 @@ fn is_blob_get(seen: &Seen) -> bool {
 
 async fn pushed(sink: &Sink) -> Repository {
     let to = repository(sink, "m");
-    push_directory(model(&files()).path(), &to, &PushOptions::default()).await.unwrap();
+    push_directory(model(&files()).path(), &to, &PushOptions::default())
+        .await
+        .unwrap();
     sink.forget_records();
     to
 }
@@ -60,10 +64,16 @@ fn assert_files(directory: &Path, expected: &[(&str, Vec<u8>)]) {
     let mut found = Vec::new();
     walk(directory, directory, &mut found);
     found.sort();
-    let names: Vec<String> = expected.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let names: Vec<String> = expected
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .collect();
     assert_eq!(found, names);
     for (name, content) in expected {
-        assert!(std::fs::read(directory.join(name)).unwrap() == *content, "{name} differs");
+        assert!(
+            std::fs::read(directory.join(name)).unwrap() == *content,
+            "{name} differs"
+        );
     }
 }
 
@@ -73,7 +83,13 @@ fn walk(root: &Path, directory: &Path, found: &mut Vec<String>) {
         if path.is_dir() {
             walk(root, &path, found);
         } else {
-            found.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+            found.push(
+                path.strip_prefix(root)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned(),
+            );
         }
     }
 }
@@ -96,18 +112,31 @@ fn only_model() -> Vec<(&'static str, Vec<u8>)> {
 async fn what_was_pushed_is_pulled_and_pulling_again_fetches_nothing() {
     let (sink, target) = (sink().await, tempfile::tempdir().unwrap());
     let from = pushed(&sink).await;
-    let pulled = pull_to(&from, target.path(), &PullOptions::default()).await.unwrap();
+    let pulled = pull_to(&from, target.path(), &PullOptions::default())
+        .await
+        .unwrap();
     assert_files(target.path(), &files());
     assert_eq!(pulled.files.len(), 4);
     assert!(pulled.received >= LARGE as u64);
     assert_eq!(pulled.files[2].digest, Some(Digest::of(&bytes(1, LARGE))));
     sink.forget_records();
-    let again = pull_to(&from, target.path(), &PullOptions::default()).await.unwrap();
+    let again = pull_to(&from, target.path(), &PullOptions::default())
+        .await
+        .unwrap();
     assert!(again.files.iter().all(|file| file.present));
     assert_eq!((again.received, count(&sink, "GET blob")), (0, 0));
-    std::fs::write(target.path().join("config.json"), b"{\"model_type\":\"other\"}").unwrap();
-    let repaired = pull_to(&from, target.path(), &PullOptions::default()).await.unwrap();
-    assert_eq!(repaired.files.iter().filter(|file| !file.present).count(), 1);
+    std::fs::write(
+        target.path().join("config.json"),
+        b"{\"model_type\":\"other\"}",
+    )
+    .unwrap();
+    let repaired = pull_to(&from, target.path(), &PullOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        repaired.files.iter().filter(|file| !file.present).count(),
+        1
+    );
     assert_files(target.path(), &files());
 }
 
@@ -117,7 +146,11 @@ async fn a_large_blob_comes_in_ranges_over_several_connections() {
     let from = pushed(&sink).await;
     pull_to(&from, target.path(), &ranges()).await.unwrap();
     assert_files(target.path(), &only_model());
-    let asked: Vec<String> = sink.records().into_iter().filter_map(|record| record.range).collect();
+    let asked: Vec<String> = sink
+        .records()
+        .into_iter()
+        .filter_map(|record| record.range)
+        .collect();
     assert_eq!(asked.len(), 9, "{asked:?}");
     assert!(asked.contains(&"bytes=8388608-9437183".to_owned()));
 }
@@ -145,7 +178,13 @@ async fn a_registry_without_ranges_or_with_another_version_is_read_in_one_stream
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connections_go_on_where_they_were_cut() {
-    for options in [ranges(), PullOptions { include: ranges().include, ..PullOptions::default() }] {
+    for options in [
+        ranges(),
+        PullOptions {
+            include: ranges().include,
+            ..PullOptions::default()
+        },
+    ] {
         let target = tempfile::tempdir().unwrap();
         let sink = faulty(first(3, is_blob_get, Fault::CutAnswer(600_000))).await;
         let from = pushed(&sink).await;
@@ -174,13 +213,20 @@ async fn a_pull_that_was_stopped_goes_on_and_fetches_only_the_rest() {
         })
         .await;
         let from = pushed(&sink).await;
-        let options = PullOptions { streams, ..ranges() };
+        let options = PullOptions {
+            streams,
+            ..ranges()
+        };
         pull_to(&from, target.path(), &options).await.unwrap_err();
         assert!(!target.path().join("model.safetensors").exists());
         stopped.store(false, Ordering::Relaxed);
         let again = pull_to(&from, target.path(), &options).await.unwrap();
         assert_files(target.path(), &only_model());
-        assert!(again.received < LARGE as u64, "{} with {streams} streams", again.received);
+        assert!(
+            again.received < LARGE as u64,
+            "{} with {streams} streams",
+            again.received
+        );
     }
 }
 
@@ -192,7 +238,10 @@ fn large_digest() -> String {
 async fn a_partial_file_is_gone_on_with_and_a_damaged_one_is_dropped() {
     let (sink, target) = (sink().await, tempfile::tempdir().unwrap());
     let from = pushed(&sink).await;
-    let options = PullOptions { include: ranges().include, ..PullOptions::default() };
+    let options = PullOptions {
+        include: ranges().include,
+        ..PullOptions::default()
+    };
     let work = target.path().join(".image-builder");
     let partial = work.join(format!("{}.partial", Digest::of(&bytes(1, LARGE)).hex()));
     std::fs::create_dir(&work).unwrap();
@@ -219,7 +268,11 @@ async fn a_tampered_blob_is_refused_and_leaves_nothing_under_its_name() {
         .await;
         let from = pushed(&sink).await;
         let error = pull_to(&from, target.path(), &options).await.unwrap_err();
-        assert!(matches!(error, PullError::Mismatch { .. }), "{}", shown(&error));
+        assert!(
+            matches!(error, PullError::Mismatch { .. }),
+            "{}",
+            shown(&error)
+        );
         assert!(!target.path().join("model.safetensors").exists());
     }
 }
@@ -232,7 +285,9 @@ async fn a_tampered_manifest_is_refused() {
     })
     .await;
     let from = pushed(&sink).await;
-    let error = pull_to(&from, target.path(), &PullOptions::default()).await.unwrap_err();
+    let error = pull_to(&from, target.path(), &PullOptions::default())
+        .await
+        .unwrap_err();
     assert!(shown(&error).contains("its digest is"), "{}", shown(&error));
 }
 
@@ -242,12 +297,27 @@ async fn images_are_extracted_in_every_compression_and_skipped_when_they_are_the
         let sink = sink().await;
         let to = repository(&sink, "m");
         let directory = model(&files());
-        let options = Options { shape: Shape::Image, compression, ..Options::default() };
+        let options = Options {
+            shape: Shape::Image,
+            compression,
+            ..Options::default()
+        };
         let source: Arc<dyn Source> = Arc::new(LocalSource::new(directory.path()));
         let plan = planned(source.as_ref(), directory.path(), &options).await;
-        let push_options = PushOptions { tags: vec!["v1".to_owned()], ..PushOptions::default() };
+        let push_options = PushOptions {
+            tags: vec!["v1".to_owned()],
+            ..PushOptions::default()
+        };
         let destination = Destination::Repository(to.clone());
-        push(&plan, source, &destination, &push_options, Arc::new(Ear::default())).await.unwrap();
+        push(
+            &plan,
+            source,
+            &destination,
+            &push_options,
+            Arc::new(Ear::default()),
+        )
+        .await
+        .unwrap();
 
         let (target, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let options = PullOptions {
@@ -265,9 +335,13 @@ async fn images_are_extracted_in_every_compression_and_skipped_when_they_are_the
 
         let part = tempfile::tempdir().unwrap();
         let include = vec!["**/*.txt".to_owned()];
-        pull_to(&to, part.path(), &PullOptions { include, ..options }).await.unwrap();
-        let texts: Vec<_> =
-            files().into_iter().filter(|(name, _)| name.ends_with(".txt")).collect();
+        pull_to(&to, part.path(), &PullOptions { include, ..options })
+            .await
+            .unwrap();
+        let texts: Vec<_> = files()
+            .into_iter()
+            .filter(|(name, _)| name.ends_with(".txt"))
+            .collect();
         assert_files(part.path(), &texts);
     }
 }
@@ -278,8 +352,14 @@ async fn links_that_are_on_disk_already_are_not_followed() {
     let outside = tempfile::tempdir().unwrap();
     let from = pushed(&sink).await;
     std::os::unix::fs::symlink(outside.path(), target.path().join("sub dir")).unwrap();
-    let error = pull_to(&from, target.path(), &PullOptions::default()).await.unwrap_err();
-    assert!(matches!(error, PullError::InTheWay { .. }), "{}", shown(&error));
+    let error = pull_to(&from, target.path(), &PullOptions::default())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, PullError::InTheWay { .. }),
+        "{}",
+        shown(&error)
+    );
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
 
     std::fs::remove_file(target.path().join("sub dir")).unwrap();
@@ -287,7 +367,9 @@ async fn links_that_are_on_disk_already_are_not_followed() {
     std::fs::write(&victim, b"keep").unwrap();
     std::fs::remove_file(target.path().join("config.json")).unwrap();
     std::os::unix::fs::symlink(&victim, target.path().join("config.json")).unwrap();
-    pull_to(&from, target.path(), &PullOptions::default()).await.unwrap();
+    pull_to(&from, target.path(), &PullOptions::default())
+        .await
+        .unwrap();
     assert_eq!(std::fs::read(&victim).unwrap(), b"keep");
     assert_files(target.path(), &files());
 }
@@ -297,9 +379,16 @@ async fn a_glob_that_nothing_matches_is_an_error() {
     let (sink, target) = (sink().await, tempfile::tempdir().unwrap());
     let from = pushed(&sink).await;
     let include = vec!["*.gguf".to_owned()];
-    let error = pull_to(&from, target.path(), &PullOptions { include, ..PullOptions::default() })
-        .await
-        .unwrap_err();
+    let error = pull_to(
+        &from,
+        target.path(),
+        &PullOptions {
+            include,
+            ..PullOptions::default()
+        },
+    )
+    .await
+    .unwrap_err();
     assert!(shown(&error).contains("*.gguf"), "{}", shown(&error));
 }
 
@@ -309,11 +398,19 @@ async fn what_was_pulled_is_pushed_elsewhere_without_being_read() {
     let cache = tempfile::tempdir().unwrap();
     let from = pushed(&sink).await;
     let cache = Arc::new(Cache::open(cache.path()).unwrap());
-    let options = PullOptions { cache: Some(Arc::clone(&cache)), ..PullOptions::default() };
+    let options = PullOptions {
+        cache: Some(Arc::clone(&cache)),
+        ..PullOptions::default()
+    };
     pull_to(&from, target.path(), &options).await.unwrap();
     let source = engine::Counting::new(target.path());
-    let push_options = PushOptions { cache: Some(cache), ..PushOptions::default() };
+    let push_options = PushOptions {
+        cache: Some(cache),
+        ..PushOptions::default()
+    };
     let to = repository(&sink, "m");
-    engine::push_source(source.clone(), target.path(), &to, &push_options).await.unwrap();
+    engine::push_source(source.clone(), target.path(), &to, &push_options)
+        .await
+        .unwrap();
     assert_eq!(source.read(), 0);
 }

@@ -26,7 +26,8 @@ use image_builder::oci::{Annotations, Descriptor, Document, Manifest, media_type
 use image_builder::pull::{Origin, PullOptions, pull};
 use image_builder::push::PushOptions;
 use image_builder::registry::{
-    Attached, AzureOptions, Class, CommandLine, Credential, CredentialOptions, DockerFiles, Repository,
+    Attached, AzureOptions, Class, CommandLine, Credential, CredentialOptions, DockerFiles,
+    Repository,
 };
 use registry_sink::{Access, Azure, Fault, Options as SinkOptions, Referrers, Seen, Sink};
 
@@ -37,25 +38,49 @@ fn large() -> tempfile::TempDir {
 }
 
 async fn guarded(access: Access) -> Sink {
-    Sink::start(SinkOptions { access: Some(access), ..SinkOptions::default() }).await.unwrap()
+    Sink::start(SinkOptions {
+        access: Some(access),
+        ..SinkOptions::default()
+    })
+    .await
+    .unwrap()
 }
 
 fn with_password(life: Duration) -> Access {
-    Access { user: Some(("me".to_owned(), "hunter2".to_owned())), life, uses: None, azure: None }
+    Access {
+        user: Some(("me".to_owned(), "hunter2".to_owned())),
+        life,
+        uses: None,
+        azure: None,
+    }
 }
 
 fn password(password: &str) -> CredentialOptions {
-    let credential =
-        Credential::Password { username: "me".to_owned(), password: password.to_owned().into() };
-    CredentialOptions { given: vec![(None, credential)], ..CredentialOptions::default() }
+    let credential = Credential::Password {
+        username: "me".to_owned(),
+        password: password.to_owned().into(),
+    };
+    CredentialOptions {
+        given: vec![(None, credential)],
+        ..CredentialOptions::default()
+    }
 }
 
 fn config(text: &str) -> (tempfile::TempDir, CredentialOptions) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.json");
     std::fs::write(&path, text).unwrap();
-    let files = DockerFiles { paths: vec![path], directories: Vec::new() };
-    (directory, CredentialOptions { files, ..CredentialOptions::default() })
+    let files = DockerFiles {
+        paths: vec![path],
+        directories: Vec::new(),
+    };
+    (
+        directory,
+        CredentialOptions {
+            files,
+            ..CredentialOptions::default()
+        },
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,12 +88,19 @@ async fn a_password_is_exchanged_for_tokens_and_a_wrong_one_is_not_shown() {
     let directory = large();
     let sink = guarded(with_password(Duration::from_secs(60))).await;
     let to = repository_of(&client_with(password("hunter2")), &sink, "m");
-    push_directory(directory.path(), &to, &PushOptions::default()).await.unwrap();
+    push_directory(directory.path(), &to, &PushOptions::default())
+        .await
+        .unwrap();
 
     let to = repository_of(&client_with(password("hunter3")), &sink, "m");
-    let error = push_directory(directory.path(), &to, &PushOptions::default()).await.unwrap_err();
+    let error = push_directory(directory.path(), &to, &PushOptions::default())
+        .await
+        .unwrap_err();
     let text = format!("{} {error:?}", shown(&error));
-    assert!(text.contains("401") && text.contains("docker login"), "{text}");
+    assert!(
+        text.contains("401") && text.contains("docker login"),
+        "{text}"
+    );
     assert!(!text.contains("hunter3"), "{text}");
 }
 
@@ -80,14 +112,29 @@ async fn tokens_that_end_during_a_push_are_renewed() {
         ("c.safetensors", bytes(3, LARGE)),
     ]);
     // The service says a minute, but a token is refused when it was used four times: also in the middle of a blob.
-    let access = Access { uses: Some(4), ..with_password(Duration::from_secs(60)) };
+    let access = Access {
+        uses: Some(4),
+        ..with_password(Duration::from_secs(60))
+    };
     let sink = guarded(access).await;
     let to = repository_of(&client_with(password("hunter2")), &sink, "m");
-    let options = PushOptions { streams: 1, ..PushOptions::default() };
-    push_directory(directory.path(), &to, &options).await.unwrap();
+    let options = PushOptions {
+        streams: 1,
+        ..PushOptions::default()
+    };
+    push_directory(directory.path(), &to, &options)
+        .await
+        .unwrap();
     assert!(sink.manifest("m", "v1").is_some());
-    let refused = sink.records().iter().filter(|record| record.status == 401).count();
-    assert!(refused > 1, "the first request is refused, and those with tokens that ended");
+    let refused = sink
+        .records()
+        .iter()
+        .filter(|record| record.status == 401)
+        .count();
+    assert!(
+        refused > 1,
+        "the first request is refused, and those with tokens that ended"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,16 +142,27 @@ async fn docker_configs_credential_helpers_and_kubernetes_secrets_are_used() {
     let directory = large();
     let sink = guarded(with_password(Duration::from_secs(60))).await;
     // me:hunter2
-    let auth = format!(r#"{{"auths":{{"{}":{{"auth":"bWU6aHVudGVyMg=="}}}}}}"#, sink.host());
+    let auth = format!(
+        r#"{{"auths":{{"{}":{{"auth":"bWU6aHVudGVyMg=="}}}}}}"#,
+        sink.host()
+    );
     let (_guard, credentials) = config(&auth);
     let to = repository_of(&client_with(credentials), &sink, "m");
-    push_directory(directory.path(), &to, &PushOptions::default()).await.unwrap();
+    push_directory(directory.path(), &to, &PushOptions::default())
+        .await
+        .unwrap();
 
     let secret = tempfile::tempdir().unwrap();
     std::fs::create_dir(secret.path().join("pull")).unwrap();
     std::fs::write(secret.path().join("pull/.dockerconfigjson"), &auth).unwrap();
-    let files = DockerFiles { paths: Vec::new(), directories: vec![secret.path().to_owned()] };
-    let credentials = CredentialOptions { files, ..CredentialOptions::default() };
+    let files = DockerFiles {
+        paths: Vec::new(),
+        directories: vec![secret.path().to_owned()],
+    };
+    let credentials = CredentialOptions {
+        files,
+        ..CredentialOptions::default()
+    };
     let to = repository_of(&client_with(credentials), &sink, "m");
     assert_eq!(to.tags().await.unwrap(), ["v1"]);
 }
@@ -115,7 +173,11 @@ async fn a_helper_that_is_missing_is_named() {
     let (_guard, credentials) = config(r#"{"credsStore":"no-such-store"}"#);
     let to = repository_of(&client_with(credentials), &sink, "m");
     let error = to.tags().await.unwrap_err();
-    assert!(shown(&error).contains("docker-credential-no-such-store"), "{}", shown(&error));
+    assert!(
+        shown(&error).contains("docker-credential-no-such-store"),
+        "{}",
+        shown(&error)
+    );
     assert_eq!(error.class(), Class::Unauthorized);
 }
 
@@ -126,7 +188,9 @@ async fn an_entra_token_is_exchanged_at_an_emulated_azure_registry() {
         user: None,
         life: Duration::from_secs(60),
         uses: None,
-        azure: Some(Azure { entra_token: "entra".to_owned() }),
+        azure: Some(Azure {
+            entra_token: "entra".to_owned(),
+        }),
     };
     let sink = guarded(access).await;
     // The metadata service of the machine, emulated: any GET is answered with the token.
@@ -142,11 +206,26 @@ async fn an_entra_token_is_exchanged_at_an_emulated_azure_registry() {
         command_line: CommandLine::Leave,
         hosts: vec![sink.host()],
     };
-    let credentials = CredentialOptions { azure: Some(azure), ..CredentialOptions::default() };
+    let credentials = CredentialOptions {
+        azure: Some(azure),
+        ..CredentialOptions::default()
+    };
     let to = repository_of(&client_with(credentials), &sink, "m");
-    push_directory(directory.path(), &to, &PushOptions::default()).await.unwrap();
-    let paths: Vec<String> = sink.records().iter().map(|record| record.path.clone()).collect();
-    assert_eq!(paths.iter().filter(|path| *path == "/oauth2/exchange").count(), 1);
+    push_directory(directory.path(), &to, &PushOptions::default())
+        .await
+        .unwrap();
+    let paths: Vec<String> = sink
+        .records()
+        .iter()
+        .map(|record| record.path.clone())
+        .collect();
+    assert_eq!(
+        paths
+            .iter()
+            .filter(|path| *path == "/oauth2/exchange")
+            .count(),
+        1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +234,9 @@ async fn a_workload_identity_sends_its_federated_token_and_its_absence_is_explai
         user: None,
         life: Duration::from_secs(60),
         uses: None,
-        azure: Some(Azure { entra_token: "entra".to_owned() }),
+        azure: Some(Azure {
+            entra_token: "entra".to_owned(),
+        }),
     };
     let sink = guarded(access).await;
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -169,16 +250,27 @@ async fn a_workload_identity_sends_its_federated_token_and_its_absence_is_explai
         command_line: CommandLine::Leave,
         hosts: vec![sink.host()],
     };
-    let credentials =
-        CredentialOptions { azure: Some(azure.clone()), ..CredentialOptions::default() };
+    let credentials = CredentialOptions {
+        azure: Some(azure.clone()),
+        ..CredentialOptions::default()
+    };
     let to = repository_of(&client_with(credentials), &sink, "m");
     assert!(to.tags().await.unwrap().is_empty());
 
-    let azure = AzureOptions { federated_token_file: Some(PathBuf::from("/no/such/file")), ..azure };
-    let credentials = CredentialOptions { azure: Some(azure), ..CredentialOptions::default() };
+    let azure = AzureOptions {
+        federated_token_file: Some(PathBuf::from("/no/such/file")),
+        ..azure
+    };
+    let credentials = CredentialOptions {
+        azure: Some(azure),
+        ..CredentialOptions::default()
+    };
     let to = repository_of(&client_with(credentials), &sink, "m");
     let error = shown(&to.tags().await.unwrap_err());
-    assert!(error.contains("/no/such/file") && error.contains("az login"), "{error}");
+    assert!(
+        error.contains("/no/such/file") && error.contains("az login"),
+        "{error}"
+    );
 }
 
 /// Entra and the metadata service, emulated: every request is answered with the token.
@@ -192,9 +284,17 @@ async fn entra() -> String {
             let mut request = vec![0; 8192];
             let read = stream.read(&mut request).await.unwrap_or_default();
             let text = String::from_utf8_lossy(&request[..read]).into_owned();
-            let good = text.contains("metadata: true") || text.contains("/tenant/oauth2/v2.0/token");
-            let body = if good { r#"{"access_token":"entra"}"# } else { "{}" };
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let good =
+                text.contains("metadata: true") || text.contains("/tenant/oauth2/v2.0/token");
+            let body = if good {
+                r#"{"access_token":"entra"}"#
+            } else {
+                "{}"
+            };
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
+            );
             let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
         }
     });
@@ -207,8 +307,20 @@ async fn mounting_asks_for_a_token_that_covers_both_repositories() {
     let sink = guarded(with_password(Duration::from_secs(60))).await;
     let client = client_with(password("hunter2"));
     let options = remembering(cache.path());
-    push_directory(directory.path(), &repository_of(&client, &sink, "one"), &options).await.unwrap();
-    push_directory(directory.path(), &repository_of(&client, &sink, "two"), &options).await.unwrap();
+    push_directory(
+        directory.path(),
+        &repository_of(&client, &sink, "one"),
+        &options,
+    )
+    .await
+    .unwrap();
+    push_directory(
+        directory.path(),
+        &repository_of(&client, &sink, "two"),
+        &options,
+    )
+    .await
+    .unwrap();
     let asked = sink.records().iter().any(|record| {
         record.path.starts_with("/token")
             && record.path.contains("scope=repository%3Atwo%3Apull%2Cpush")
@@ -235,7 +347,9 @@ async fn authorization_does_not_follow_a_redirect_to_another_host_and_ranges_do(
     };
     let sink = Sink::start(options).await.unwrap();
     let from = repository_of(&client_with(password("hunter2")), &sink, "m");
-    push_directory(directory.path(), &from, &PushOptions::default()).await.unwrap();
+    push_directory(directory.path(), &from, &PushOptions::default())
+        .await
+        .unwrap();
     let target = tempfile::tempdir().unwrap();
     let options = PullOptions {
         range: 1 << 20,
@@ -244,13 +358,33 @@ async fn authorization_does_not_follow_a_redirect_to_another_host_and_ranges_do(
         ..PullOptions::default()
     };
     let origin = Origin::Repository(from);
-    pull(&origin, "v1", target.path(), &options, Arc::new(Ear::default())).await.unwrap();
-    assert_eq!(std::fs::read(target.path().join("a.safetensors")).unwrap(), bytes(1, LARGE));
+    pull(
+        &origin,
+        "v1",
+        target.path(),
+        &options,
+        Arc::new(Ear::default()),
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        std::fs::read(target.path().join("a.safetensors")).unwrap(),
+        bytes(1, LARGE)
+    );
     let records = storage.records();
     assert_eq!(records.len(), 5);
-    assert!(records.iter().all(|record| !record.authorized && record.range.is_some()), "{records:?}");
+    assert!(
+        records
+            .iter()
+            .all(|record| !record.authorized && record.range.is_some()),
+        "{records:?}"
+    );
     let asked = sink.records();
-    assert!(asked.iter().any(|record| record.status == 307 && record.authorized));
+    assert!(
+        asked
+            .iter()
+            .any(|record| record.status == 307 && record.authorized)
+    );
 }
 
 fn artifact(to: &Sink, repository: &str, subject: &Descriptor, number: usize) -> Document {
@@ -264,7 +398,10 @@ fn artifact(to: &Sink, repository: &str, subject: &Descriptor, number: usize) ->
         layers: vec![config.descriptor()],
         config: config.descriptor(),
         subject: Some(subject.clone()),
-        annotations: Some(Annotations::from([("number".to_owned(), number.to_string())])),
+        annotations: Some(Annotations::from([(
+            "number".to_owned(),
+            number.to_string(),
+        )])),
     };
     Document::from_value(media_type::MANIFEST, &manifest).unwrap()
 }
@@ -272,26 +409,52 @@ fn artifact(to: &Sink, repository: &str, subject: &Descriptor, number: usize) ->
 async fn attach_many(sink: &Sink, how: Attached) {
     let directory = large();
     let to = repository(sink, "m");
-    let subject = push_directory(directory.path(), &to, &PushOptions::default()).await.unwrap().top;
-    let documents: Vec<Document> =
-        (0..8).map(|number| artifact(sink, "m", &subject, number)).collect();
+    let subject = push_directory(directory.path(), &to, &PushOptions::default())
+        .await
+        .unwrap()
+        .top;
+    let documents: Vec<Document> = (0..8)
+        .map(|number| artifact(sink, "m", &subject, number))
+        .collect();
     // Each with a client of its own: other processes, as far as the registry can tell.
     let repositories: Vec<Repository> = documents.iter().map(|_| repository(sink, "m")).collect();
-    let attached =
-        join_all(repositories.iter().zip(&documents).map(|(to, document)| to.attach(document))).await;
+    let attached = join_all(
+        repositories
+            .iter()
+            .zip(&documents)
+            .map(|(to, document)| to.attach(document)),
+    )
+    .await;
     for one in attached {
         assert_eq!(one.unwrap(), how);
     }
-    let mut found: Vec<Digest> =
-        to.referrers(subject.digest, None).await.unwrap().iter().map(|one| one.digest).collect();
+    let mut found: Vec<Digest> = to
+        .referrers(subject.digest, None)
+        .await
+        .unwrap()
+        .iter()
+        .map(|one| one.digest)
+        .collect();
     let mut expected: Vec<Digest> = documents.iter().map(|document| document.digest).collect();
     found.sort();
     expected.sort();
     assert_eq!(found, expected);
-    let typed = to.referrers(subject.digest, Some("application/vnd.example.note")).await.unwrap();
+    let typed = to
+        .referrers(subject.digest, Some("application/vnd.example.note"))
+        .await
+        .unwrap();
     assert_eq!(typed.len(), 8);
-    assert!(typed.iter().all(|one| one.annotations.as_ref().unwrap().contains_key("number")));
-    assert!(to.referrers(subject.digest, Some("application/vnd.other")).await.unwrap().is_empty());
+    assert!(
+        typed
+            .iter()
+            .all(|one| one.annotations.as_ref().unwrap().contains_key("number"))
+    );
+    assert!(
+        to.referrers(subject.digest, Some("application/vnd.other"))
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,7 +464,10 @@ async fn concurrent_attachments_are_all_listed_by_a_registry_that_lists_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_attachments_lose_nothing_under_the_fallback_tag() {
-    let options = SinkOptions { referrers: Referrers::Unknown, ..SinkOptions::default() };
+    let options = SinkOptions {
+        referrers: Referrers::Unknown,
+        ..SinkOptions::default()
+    };
     attach_many(&Sink::start(options).await.unwrap(), Attached::Tagged).await;
 }
 
@@ -311,9 +477,15 @@ async fn tags_are_listed_and_manifests_deleted() {
     let sink = sink().await;
     let to = repository(&sink, "m");
     assert!(to.tags().await.unwrap().is_empty());
-    let top = push_directory(directory.path(), &to, &PushOptions::default()).await.unwrap().top;
+    let top = push_directory(directory.path(), &to, &PushOptions::default())
+        .await
+        .unwrap()
+        .top;
     assert_eq!(to.tags().await.unwrap(), ["v1"]);
-    assert_eq!(to.find_manifest("v1").await.unwrap().unwrap().digest, top.digest);
+    assert_eq!(
+        to.find_manifest("v1").await.unwrap().unwrap().digest,
+        top.digest
+    );
     to.delete_manifest(top.digest).await.unwrap();
     to.delete_manifest(top.digest).await.unwrap();
     assert!(to.tags().await.unwrap().is_empty());

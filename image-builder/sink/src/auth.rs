@@ -60,16 +60,22 @@ impl Tokens {
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "));
         let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
-        let good = token.and_then(|token| issued.get_mut(token)).is_some_and(|issued| {
-            issued.used += 1;
-            Instant::now() < issued.until
-                && access.uses.is_none_or(|uses| issued.used <= uses)
-                && needed.is_none_or(|needed| covers(&issued.scopes, needed))
-        });
+        let good = token
+            .and_then(|token| issued.get_mut(token))
+            .is_some_and(|issued| {
+                issued.used += 1;
+                Instant::now() < issued.until
+                    && access.uses.is_none_or(|uses| issued.used <= uses)
+                    && needed.is_none_or(|needed| covers(&issued.scopes, needed))
+            });
         if good {
             return None;
         }
-        let realm = if access.azure.is_some() { "oauth2/token" } else { "token" };
+        let realm = if access.azure.is_some() {
+            "oauth2/token"
+        } else {
+            "token"
+        };
         let mut response = problem(StatusCode::UNAUTHORIZED, "UNAUTHORIZED");
         let challenge = format!(r#"Bearer realm="http://{host}/{realm}",service="{host}""#);
         if let Ok(value) = challenge.parse() {
@@ -79,10 +85,18 @@ impl Tokens {
     }
 
     /// `GET /token`.
-    pub(crate) fn token(&self, access: &Access, headers: &HeaderMap, query: &str) -> Response<Answer> {
+    pub(crate) fn token(
+        &self,
+        access: &Access,
+        headers: &HeaderMap,
+        query: &str,
+    ) -> Response<Answer> {
         if let Some((user, password)) = &access.user {
             let expected = format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
-            if headers.get("authorization").is_none_or(|given| given.as_bytes() != expected.as_bytes()) {
+            if headers
+                .get("authorization")
+                .is_none_or(|given| given.as_bytes() != expected.as_bytes())
+            {
                 return problem(StatusCode::UNAUTHORIZED, "UNAUTHORIZED");
             }
         }
@@ -93,14 +107,21 @@ impl Tokens {
     pub(crate) fn azure(&self, access: &Access, path: &str, form: &[u8]) -> Response<Answer> {
         let fields: HashMap<String, String> = form_urlencoded::parse(form).into_owned().collect();
         let field = |name: &str| fields.get(name).map(String::as_str);
-        let entra = access.azure.as_ref().map(|azure| azure.entra_token.as_str());
+        let entra = access
+            .azure
+            .as_ref()
+            .map(|azure| azure.entra_token.as_str());
         if path == "/oauth2/exchange" {
             if field("grant_type") != Some("access_token") || field("access_token") != entra {
                 return problem(StatusCode::UNAUTHORIZED, "UNAUTHORIZED");
             }
-            return answer(StatusCode::OK, json!({"refresh_token": "refresh"}).to_string());
+            return answer(
+                StatusCode::OK,
+                json!({"refresh_token": "refresh"}).to_string(),
+            );
         }
-        if field("grant_type") != Some("refresh_token") || field("refresh_token") != Some("refresh") {
+        if field("grant_type") != Some("refresh_token") || field("refresh_token") != Some("refresh")
+        {
             return problem(StatusCode::UNAUTHORIZED, "UNAUTHORIZED");
         }
         let text = String::from_utf8_lossy(form).into_owned();
@@ -114,7 +135,14 @@ impl Tokens {
             .collect();
         let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         let token = format!("token-{}", issued.len() + 1);
-        issued.insert(token.clone(), Issued { scopes, until: Instant::now() + access.life, used: 0 });
+        issued.insert(
+            token.clone(),
+            Issued {
+                scopes,
+                until: Instant::now() + access.life,
+                used: 0,
+            },
+        );
         let body = json!({field: token, "expires_in": access.life.as_secs().max(1)});
         answer(StatusCode::OK, body.to_string())
     }
@@ -125,6 +153,8 @@ fn covers(scopes: &[String], (repository, action): (&str, &str)) -> bool {
         let mut parts = scope.splitn(3, ':');
         parts.next() == Some("repository")
             && parts.next() == Some(repository)
-            && parts.next().is_some_and(|actions| actions.split(',').any(|one| one == action))
+            && parts
+                .next()
+                .is_some_and(|actions| actions.split(',').any(|one| one == action))
     })
 }

@@ -22,7 +22,9 @@ pub(crate) fn read(
             None => state.blobs.get(digest).cloned(),
         }
     };
-    let Some(blob) = blob else { return Ok(problem(StatusCode::NOT_FOUND, "BLOB_UNKNOWN")) };
+    let Some(blob) = blob else {
+        return Ok(problem(StatusCode::NOT_FOUND, "BLOB_UNKNOWN"));
+    };
     if let Some(Fault::Redirect(to)) = &asked.fault
         && asked.method == Method::GET
     {
@@ -36,7 +38,9 @@ pub(crate) fn read(
 fn serve(asked: &Asked, digest: &str, blob: &Blob) -> Response<Answer> {
     let range = match &asked.fault {
         Some(Fault::IgnoreRange) => None,
-        _ => asked.header("range").and_then(|range| parse_range(range, blob.size)),
+        _ => asked
+            .header("range")
+            .and_then(|range| parse_range(range, blob.size)),
     };
     let (start, end) = range.unwrap_or((0, blob.size));
     let body = match (&asked.method, &blob.content) {
@@ -51,7 +55,9 @@ fn serve(asked: &Asked, digest: &str, blob: &Blob) -> Response<Answer> {
         }),
         (_, Content::Dropped) => None,
     };
-    let Some(body) = body else { return problem(StatusCode::NOT_FOUND, "BLOB_UNKNOWN") };
+    let Some(body) = body else {
+        return problem(StatusCode::NOT_FOUND, "BLOB_UNKNOWN");
+    };
     let body = match &asked.fault {
         Some(Fault::CutAnswer(after)) => body.cut_after((*after).min(end - start)),
         Some(Fault::Tamper) => body.tampered(),
@@ -59,7 +65,11 @@ fn serve(asked: &Asked, digest: &str, blob: &Blob) -> Response<Answer> {
         _ => body,
     };
     let mut response = Response::new(body);
-    let version = if asked.fault == Some(Fault::OtherVersion) { "other-" } else { "" };
+    let version = if asked.fault == Some(Fault::OtherVersion) {
+        "other-"
+    } else {
+        ""
+    };
     set(&mut response, "etag", &format!("\"{version}{digest}\""));
     set(&mut response, "docker-content-digest", digest);
     set(&mut response, "accept-ranges", "bytes");
@@ -68,7 +78,11 @@ fn serve(asked: &Asked, digest: &str, blob: &Blob) -> Response<Answer> {
     if range.is_some() {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         let last = end.saturating_sub(1);
-        set(&mut response, "content-range", &format!("bytes {start}-{last}/{}", blob.size));
+        set(
+            &mut response,
+            "content-range",
+            &format!("bytes {start}-{last}/{}", blob.size),
+        );
     }
     response
 }
@@ -77,6 +91,10 @@ fn serve(asked: &Asked, digest: &str, blob: &Blob) -> Response<Answer> {
 fn parse_range(range: &str, size: u64) -> Option<(u64, u64)> {
     let (start, last) = range.strip_prefix("bytes=")?.split_once('-')?;
     let start: u64 = start.parse().ok()?;
-    let end = if last.is_empty() { size } else { last.parse::<u64>().ok()?.checked_add(1)? };
+    let end = if last.is_empty() {
+        size
+    } else {
+        last.parse::<u64>().ok()?.checked_add(1)?
+    };
     (start < end && end <= size).then_some((start, end))
 }

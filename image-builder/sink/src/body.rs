@@ -32,7 +32,15 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn new(origin: Origin, length: u64) -> Self {
-        Self { origin, left: length, sent: 0, cut: None, tamper: false, stall: None, sleep: None }
+        Self {
+            origin,
+            left: length,
+            sent: 0,
+            cut: None,
+            tamper: false,
+            stall: None,
+            sleep: None,
+        }
     }
 
     pub(crate) fn memory(bytes: impl Into<Bytes>) -> Self {

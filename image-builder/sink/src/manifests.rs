@@ -45,7 +45,9 @@ fn put(
     if let Some(refusal) = condition(asked, repository, selector) {
         return refusal;
     }
-    repository.manifests.insert(digest.clone(), Manifest { media_type, bytes });
+    repository
+        .manifests
+        .insert(digest.clone(), Manifest { media_type, bytes });
     if !selector.starts_with("sha256:") {
         repository.tags.insert(selector.to_owned(), digest.clone());
     } else if selector != digest {
@@ -58,9 +60,10 @@ fn put(
         _ => digest,
     };
     set(&mut response, "docker-content-digest", &said);
-    if let (Some(subject), Referrers::Listed) =
-        (value.pointer("/subject/digest").and_then(Value::as_str), shared.options.referrers)
-    {
+    if let (Some(subject), Referrers::Listed) = (
+        value.pointer("/subject/digest").and_then(Value::as_str),
+        shared.options.referrers,
+    ) {
         set(&mut response, "oci-subject", subject);
     }
     response
@@ -68,7 +71,10 @@ fn put(
 
 /// `If-Match` and `If-None-Match`, which some registries honour.
 fn condition(asked: &Asked, repository: &Repository, selector: &str) -> Option<Response<Answer>> {
-    let present = repository.tags.get(selector).map(|digest| format!("\"{digest}\""));
+    let present = repository
+        .tags
+        .get(selector)
+        .map(|digest| format!("\"{digest}\""));
     let broken = match (asked.header("if-match"), asked.header("if-none-match")) {
         (Some(wanted), _) => present.as_deref() != Some(wanted),
         (None, Some("*")) => present.is_some(),
@@ -82,7 +88,12 @@ fn condition(asked: &Asked, repository: &Repository, selector: &str) -> Option<R
 fn missing(state: &State, repository: &str, value: &Value) -> Option<&'static str> {
     let digests = |pointer: &str| -> Vec<String> {
         let found = value.pointer(pointer);
-        let one = |value: &Value| value.get("digest").and_then(Value::as_str).map(str::to_owned);
+        let one = |value: &Value| {
+            value
+                .get("digest")
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
         match found {
             Some(Value::Array(all)) => all.iter().filter_map(one).collect(),
             Some(value) => one(value).into_iter().collect(),
@@ -90,10 +101,16 @@ fn missing(state: &State, repository: &str, value: &Value) -> Option<&'static st
         }
     };
     let blobs = digests("/config").into_iter().chain(digests("/layers"));
-    if blobs.into_iter().any(|digest| state.blob(repository, &digest).is_none()) {
+    if blobs
+        .into_iter()
+        .any(|digest| state.blob(repository, &digest).is_none())
+    {
         return Some("MANIFEST_BLOB_UNKNOWN");
     }
-    let manifests = state.repositories.get(repository).map(|repository| &repository.manifests);
+    let manifests = state
+        .repositories
+        .get(repository)
+        .map(|repository| &repository.manifests);
     let is_unknown =
         |digest: &String| manifests.is_none_or(|manifests| !manifests.contains_key(digest));
     // Listings of referrers may name what is gone.
@@ -106,7 +123,10 @@ fn read(shared: &Shared, asked: &Asked, name: &str, selector: &str) -> Response<
     let found = {
         let state = shared.state();
         state.repositories.get(name).and_then(|repository| {
-            let digest = repository.tags.get(selector).map_or(selector, String::as_str);
+            let digest = repository
+                .tags
+                .get(selector)
+                .map_or(selector, String::as_str);
             let manifest = repository.manifests.get(digest)?;
             Some((digest.to_owned(), manifest.clone()))
         })
@@ -149,7 +169,10 @@ pub(crate) fn tags(shared: &Shared, name: &str) -> Response<Answer> {
         return problem(StatusCode::NOT_FOUND, "NAME_UNKNOWN");
     };
     let tags: Vec<&String> = repository.tags.keys().collect();
-    answer(StatusCode::OK, json!({"name": name, "tags": tags}).to_string())
+    answer(
+        StatusCode::OK,
+        json!({"name": name, "tags": tags}).to_string(),
+    )
 }
 
 pub(crate) fn referrers(
@@ -163,13 +186,18 @@ pub(crate) fn referrers(
     }
     let wanted = asked.parameter("artifactType");
     let state = shared.state();
-    let manifests = state.repositories.get(name).map(|repository| &repository.manifests);
+    let manifests = state
+        .repositories
+        .get(name)
+        .map(|repository| &repository.manifests);
     let found: Vec<Value> = manifests
         .into_iter()
         .flatten()
         .filter_map(|(digest, manifest)| referrer(digest, manifest, subject))
         .filter(|entry| {
-            wanted.as_ref().is_none_or(|wanted| entry.get("artifactType") == Some(&json!(wanted)))
+            wanted
+                .as_ref()
+                .is_none_or(|wanted| entry.get("artifactType") == Some(&json!(wanted)))
         })
         .collect();
     let body = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": found});
@@ -186,7 +214,10 @@ fn referrer(digest: &str, manifest: &Manifest, subject: &str) -> Option<Value> {
     if value.pointer("/subject/digest").and_then(Value::as_str) != Some(subject) {
         return None;
     }
-    let kind = value.get("artifactType").or_else(|| value.pointer("/config/mediaType")).cloned();
+    let kind = value
+        .get("artifactType")
+        .or_else(|| value.pointer("/config/mediaType"))
+        .cloned();
     let mut entry = json!({
         "mediaType": manifest.media_type,
         "digest": digest,

@@ -93,7 +93,11 @@ impl Sink {
                 tokio::spawn(serve(stream, Arc::clone(&serving)));
             }
         });
-        Ok(Self { address, shared, server })
+        Ok(Self {
+            address,
+            shared,
+            server,
+        })
     }
 
     /// `127.0.0.1:PORT`.
@@ -117,7 +121,10 @@ impl Sink {
     #[must_use]
     pub fn received(&self) -> u64 {
         let state = self.shared.state();
-        let uploads = state.records.iter().filter(|record| record.path.contains("/blobs/uploads/"));
+        let uploads = state
+            .records
+            .iter()
+            .filter(|record| record.path.contains("/blobs/uploads/"));
         uploads.map(|record| record.received).sum()
     }
 
@@ -141,7 +148,10 @@ impl Sink {
     pub fn manifest(&self, repository: &str, selector: &str) -> Option<(String, Bytes)> {
         let state = self.shared.state();
         let repository = state.repositories.get(repository)?;
-        let digest = repository.tags.get(selector).map_or(selector, String::as_str);
+        let digest = repository
+            .tags
+            .get(selector)
+            .map_or(selector, String::as_str);
         let manifest = repository.manifests.get(digest)?;
         Some((manifest.media_type.clone(), manifest.bytes.clone()))
     }
@@ -155,13 +165,19 @@ impl Sink {
     /// Puts a blob into a repository.
     pub fn add_blob(&self, repository: &str, digest: &str, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
-        let blob = Blob { size: bytes.len() as u64, content: Content::Memory(bytes) };
+        let blob = Blob {
+            size: bytes.len() as u64,
+            content: Content::Memory(bytes),
+        };
         self.shared.state().add_blob(repository, digest, blob);
     }
 
     /// Lets a file of this machine be a blob: it is read when it is pulled.
     pub fn add_file(&self, repository: &str, digest: &str, path: &std::path::Path, size: u64) {
-        let blob = Blob { size, content: Content::File(path.to_owned()) };
+        let blob = Blob {
+            size,
+            content: Content::File(path.to_owned()),
+        };
         self.shared.state().add_blob(repository, digest, blob);
     }
 }
@@ -181,7 +197,11 @@ impl Shared {
 async fn serve(stream: tokio::net::TcpStream, shared: Arc<Shared>) {
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
-        async move { handle(&shared, request).await.map_err(|Cut| std::io::Error::other("cut")) }
+        async move {
+            handle(&shared, request)
+                .await
+                .map_err(|Cut| std::io::Error::other("cut"))
+        }
     });
     // A client that goes away is no event here.
     let _ = http1::Builder::new()
@@ -194,8 +214,13 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Answered {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    let mut asked =
-        Asked { method: parts.method, path, query, headers: parts.headers, fault: None };
+    let mut asked = Asked {
+        method: parts.method,
+        path,
+        query,
+        headers: parts.headers,
+        fault: None,
+    };
     let number = shared.requests.fetch_add(1, Ordering::Relaxed);
     if let Some(faults) = &shared.options.faults {
         asked.fault = faults(&seen(&asked, number));
@@ -209,7 +234,9 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Answered {
     shared.state().records.push(Record {
         method: asked.method.to_string(),
         path: with_query(&asked),
-        status: answered.as_ref().map_or(0, |response| response.status().as_u16()),
+        status: answered
+            .as_ref()
+            .map_or(0, |response| response.status().as_u16()),
         received,
         authorized: asked.headers.contains_key("authorization"),
         range: asked.header("range").map(str::to_owned),
@@ -234,7 +261,11 @@ impl Asked {
 }
 
 fn with_query(asked: &Asked) -> String {
-    if asked.query.is_empty() { asked.path.clone() } else { format!("{}?{}", asked.path, asked.query) }
+    if asked.query.is_empty() {
+        asked.path.clone()
+    } else {
+        format!("{}?{}", asked.path, asked.query)
+    }
 }
 
 fn seen(asked: &Asked, number: u64) -> Seen {
@@ -263,8 +294,13 @@ async fn route(shared: &Shared, asked: &Asked, body: Incoming, received: &mut u6
             return Ok(shared.tokens.azure(access, &asked.path, &form));
         }
         let needed = needed(asked);
-        let needed = needed.as_ref().map(|(repository, action)| (repository.as_str(), *action));
-        if let Some(refusal) = shared.tokens.check(access, &shared.host, &asked.headers, needed) {
+        let needed = needed
+            .as_ref()
+            .map(|(repository, action)| (repository.as_str(), *action));
+        if let Some(refusal) = shared
+            .tokens
+            .check(access, &shared.host, &asked.headers, needed)
+        {
             return Ok(refusal);
         }
     }
@@ -291,7 +327,9 @@ async fn registry(shared: &Shared, asked: &Asked, body: Incoming, received: &mut
     }
     if let Some((repository, selector)) = path.split_once("/manifests/") {
         let bytes = collect(body, received).await?;
-        return Ok(manifests::handle(shared, asked, repository, selector, bytes));
+        return Ok(manifests::handle(
+            shared, asked, repository, selector, bytes,
+        ));
     }
     if let Some((repository, digest)) = path.split_once("/referrers/") {
         return Ok(manifests::referrers(shared, asked, repository, digest));
@@ -350,4 +388,3 @@ pub(crate) fn set(response: &mut Response<Answer>, name: &'static str, value: &s
         response.headers_mut().insert(name, value);
     }
 }
-

@@ -24,7 +24,9 @@ pub(crate) async fn handle(
     if upload.is_empty() {
         return Ok(open(shared, asked, repository));
     }
-    let Ok(number) = upload.parse::<u64>() else { return Ok(unknown()) };
+    let Ok(number) = upload.parse::<u64>() else {
+        return Ok(unknown());
+    };
     match asked.method {
         Method::PATCH => patch(shared, asked, repository, number, body, received).await,
         Method::PUT => put(shared, asked, repository, number, body, received).await,
@@ -47,7 +49,13 @@ fn open(shared: &Shared, asked: &Asked, repository: &str) -> Response<Answer> {
         return created(asked, repository, &digest);
     }
     let number = state.number();
-    state.uploads.insert(number, Upload { repository: repository.to_owned(), ..Upload::default() });
+    state.uploads.insert(
+        number,
+        Upload {
+            repository: repository.to_owned(),
+            ..Upload::default()
+        },
+    );
     drop(state);
     let mut response = accepted(asked, repository, number, 0);
     if let Some(minimum) = shared.options.chunk_minimum {
@@ -64,14 +72,22 @@ async fn patch(
     body: Incoming,
     received: &mut u64,
 ) -> Answered {
-    let Some(mut upload) = take(shared, repository, number) else { return Ok(unknown()) };
-    if let Some(start) = asked.header("content-range").and_then(|range| range.split('-').next())
+    let Some(mut upload) = take(shared, repository, number) else {
+        return Ok(unknown());
+    };
+    if let Some(start) = asked
+        .header("content-range")
+        .and_then(|range| range.split('-').next())
         && start.parse() != Ok(upload.length)
     {
         let length = upload.length;
         shared.state().uploads.insert(number, upload);
         let mut response = problem(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID");
-        set(&mut response, "range", &format!("0-{}", length.saturating_sub(1)));
+        set(
+            &mut response,
+            "range",
+            &format!("0-{}", length.saturating_sub(1)),
+        );
         return Ok(response);
     }
     // Cut in the middle, the upload is lost, as with real ones.
@@ -93,7 +109,9 @@ async fn put(
     body: Incoming,
     received: &mut u64,
 ) -> Answered {
-    let Some(mut upload) = take(shared, repository, number) else { return Ok(unknown()) };
+    let Some(mut upload) = take(shared, repository, number) else {
+        return Ok(unknown());
+    };
     fill(shared, asked, &mut upload, body, received).await?;
     let Some(digest) = asked.parameter("digest") else {
         return Ok(problem(StatusCode::BAD_REQUEST, "DIGEST_INVALID"));
@@ -129,10 +147,14 @@ async fn fill(
         _ => u64::MAX,
     };
     while let Some(frame) = body.frame().await {
-        let Ok(bytes) = frame.map_err(|_| Cut)?.into_data() else { continue };
+        let Ok(bytes) = frame.map_err(|_| Cut)?.into_data() else {
+            continue;
+        };
         *received += bytes.len() as u64;
         upload.length += bytes.len() as u64;
-        shared.arrived.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        shared
+            .arrived
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         add(shared.options.keep, upload, bytes);
         if *received >= cut {
             return Err(Cut);
@@ -160,7 +182,14 @@ fn finish(shared: &Shared, repository: &str, upload: Upload, digest: Option<&str
         Keep::Bytes => Content::Memory(upload.pieces.concat().into()),
         Keep::Digests | Keep::Nothing => Content::Dropped,
     };
-    shared.state().add_blob(repository, &digest, Blob { size: upload.length, content });
+    shared.state().add_blob(
+        repository,
+        &digest,
+        Blob {
+            size: upload.length,
+            content,
+        },
+    );
     digest
 }
 
@@ -171,10 +200,20 @@ fn status(shared: &Shared, repository: &str, number: u64) -> Response<Answer> {
         .get(&number)
         .filter(|upload| upload.repository == repository)
         .map(|upload| upload.length);
-    let Some(length) = length else { return unknown() };
+    let Some(length) = length else {
+        return unknown();
+    };
     let mut response = answer(StatusCode::NO_CONTENT, "");
-    set(&mut response, "range", &format!("0-{}", length.saturating_sub(1)));
-    set(&mut response, "location", &format!("/v2/{repository}/blobs/uploads/{number}"));
+    set(
+        &mut response,
+        "range",
+        &format!("0-{}", length.saturating_sub(1)),
+    );
+    set(
+        &mut response,
+        "location",
+        &format!("/v2/{repository}/blobs/uploads/{number}"),
+    );
     response
 }
 
@@ -193,7 +232,11 @@ fn accepted(asked: &Asked, repository: &str, number: u64, length: u64) -> Respon
 
 fn created(asked: &Asked, repository: &str, digest: &str) -> Response<Answer> {
     let mut response = answer(StatusCode::CREATED, "");
-    set(&mut response, "location", &format!("/v2/{repository}/blobs/{digest}"));
+    set(
+        &mut response,
+        "location",
+        &format!("/v2/{repository}/blobs/{digest}"),
+    );
     let said = match asked.fault {
         Some(Fault::WrongDigest) => crate::state::digest_of(b"something else"),
         _ => digest.to_owned(),

@@ -59,7 +59,9 @@ impl Recipe {
                 }
                 Part::File { path, size } => {
                     // Without an inode another file may have the same size and times.
-                    let identity = source.identity(path).filter(|identity| identity.inode != 0)?;
+                    let identity = source
+                        .identity(path)
+                        .filter(|identity| identity.inode != 0)?;
                     hasher.update(b"f");
                     hasher.update(&size.to_le_bytes());
                     hasher.update(&identity_bytes(&identity));
@@ -97,13 +99,20 @@ impl DigestCache {
                 remembered: *remembered,
             }))?;
         }
-        Ok(Self { lines, known: Mutex::new(known) })
+        Ok(Self {
+            lines,
+            known: Mutex::new(known),
+        })
     }
 
     /// What is remembered of a recipe.
     #[must_use]
     pub fn get(&self, recipe: Recipe) -> Option<Remembered> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&recipe).copied()
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&recipe)
+            .copied()
     }
 
     /// Remembers a blob.
@@ -125,7 +134,10 @@ impl DigestCache {
     /// How many blobs are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// Whether none is.
@@ -144,7 +156,13 @@ const fn encoding_number(encoding: Encoding) -> u8 {
 }
 
 fn identity_bytes(identity: &FileIdentity) -> Vec<u8> {
-    let FileIdentity { device, inode, size, mtime_ns, ctime_ns } = identity;
+    let FileIdentity {
+        device,
+        inode,
+        size,
+        mtime_ns,
+        ctime_ns,
+    } = identity;
     [
         device.to_le_bytes().as_slice(),
         &inode.to_le_bytes(),
@@ -172,7 +190,11 @@ mod tests {
             Box::pin(async { Ok(Tree::default()) })
         }
 
-        fn read(&self, path: &str, _: Range<u64>) -> BoxFuture<'_, Result<ByteStream, SourceError>> {
+        fn read(
+            &self,
+            path: &str,
+            _: Range<u64>,
+        ) -> BoxFuture<'_, Result<ByteStream, SourceError>> {
             let what = "is never read here".to_owned();
             let path = path.to_owned();
             Box::pin(async { Err(SourceError::Changed { path, what }) })
@@ -183,15 +205,23 @@ mod tests {
         }
     }
 
-    const IDENTITY: FileIdentity =
-        FileIdentity { device: 1, inode: 2, size: 3, mtime_ns: 4, ctime_ns: 5 };
+    const IDENTITY: FileIdentity = FileIdentity {
+        device: 1,
+        inode: 2,
+        size: 3,
+        mtime_ns: 4,
+        ctime_ns: 5,
+    };
 
     fn blob(encoding: Encoding) -> Blob {
         Blob {
             media_type: "x".into(),
             parts: vec![
                 Part::Bytes(bytes::Bytes::from_static(b"header")),
-                Part::File { path: "a".into(), size: 3 },
+                Part::File {
+                    path: "a".into(),
+                    size: 3,
+                },
             ],
             encoding,
             expected: None,
@@ -205,11 +235,41 @@ mod tests {
         let first = recipe(IDENTITY, Encoding::Plain);
         assert_eq!(first, recipe(IDENTITY, Encoding::Plain));
         let others = [
-            recipe(FileIdentity { device: 9, ..IDENTITY }, Encoding::Plain),
-            recipe(FileIdentity { inode: 9, ..IDENTITY }, Encoding::Plain),
-            recipe(FileIdentity { size: 9, ..IDENTITY }, Encoding::Plain),
-            recipe(FileIdentity { mtime_ns: 9, ..IDENTITY }, Encoding::Plain),
-            recipe(FileIdentity { ctime_ns: 9, ..IDENTITY }, Encoding::Plain),
+            recipe(
+                FileIdentity {
+                    device: 9,
+                    ..IDENTITY
+                },
+                Encoding::Plain,
+            ),
+            recipe(
+                FileIdentity {
+                    inode: 9,
+                    ..IDENTITY
+                },
+                Encoding::Plain,
+            ),
+            recipe(
+                FileIdentity {
+                    size: 9,
+                    ..IDENTITY
+                },
+                Encoding::Plain,
+            ),
+            recipe(
+                FileIdentity {
+                    mtime_ns: 9,
+                    ..IDENTITY
+                },
+                Encoding::Plain,
+            ),
+            recipe(
+                FileIdentity {
+                    ctime_ns: 9,
+                    ..IDENTITY
+                },
+                Encoding::Plain,
+            ),
             recipe(IDENTITY, Encoding::Zstd),
         ];
         for other in others {
@@ -220,10 +280,16 @@ mod tests {
     #[test]
     fn a_file_that_was_pulled_is_known_when_it_is_pushed() {
         let raw = Blob {
-            parts: vec![Part::File { path: "a".into(), size: 3 }],
+            parts: vec![Part::File {
+                path: "a".into(),
+                size: 3,
+            }],
             ..blob(Encoding::Plain)
         };
-        assert_eq!(Recipe::of(&raw, &Fixed(IDENTITY)), Some(Recipe::of_file(&IDENTITY)));
+        assert_eq!(
+            Recipe::of(&raw, &Fixed(IDENTITY)),
+            Some(Recipe::of_file(&IDENTITY))
+        );
     }
 
     #[test]
@@ -232,8 +298,15 @@ mod tests {
         let path = directory.path().join("digests.jsonl");
         let recipe = Recipe::of(&blob(Encoding::Plain), &Fixed(IDENTITY)).unwrap();
         let digest = Digest::of(b"x");
-        let remembered = Remembered { digest, content_digest: digest, size: 9 };
-        DigestCache::open(&path).unwrap().remember(recipe, remembered).unwrap();
+        let remembered = Remembered {
+            digest,
+            content_digest: digest,
+            size: 9,
+        };
+        DigestCache::open(&path)
+            .unwrap()
+            .remember(recipe, remembered)
+            .unwrap();
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, [&whole[..10], b"\n", &whole[..]].concat()).unwrap();
         let cache = DigestCache::open(&path).unwrap();

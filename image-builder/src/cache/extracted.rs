@@ -52,7 +52,10 @@ impl Extracted {
                 files: files.clone(),
             }))?;
         }
-        Ok(Self { lines, known: Mutex::new(known) })
+        Ok(Self {
+            lines,
+            known: Mutex::new(known),
+        })
     }
 
     /// The files that came out, where all of them are as they were. `key` stands for the layer and for what of it was
@@ -84,7 +87,11 @@ impl Extracted {
         directory: &Path,
         files: Vec<ExtractedFile>,
     ) -> Result<(), CacheError> {
-        let line = Line { key, directory: directory.to_owned(), files };
+        let line = Line {
+            key,
+            directory: directory.to_owned(),
+            files,
+        };
         let known = (line.key, line.directory.clone());
         self.known
             .lock()

@@ -47,14 +47,23 @@ impl Journal {
                 })
             }))?;
         }
-        Ok(Self { lines, repositories: Mutex::new(repositories) })
+        Ok(Self {
+            lines,
+            repositories: Mutex::new(repositories),
+        })
     }
 
     /// Repositories of a host that were seen to have a blob, the last one first.
     #[must_use]
     pub fn repositories(&self, host: &str, digest: Digest) -> Vec<String> {
-        let repositories = self.repositories.lock().unwrap_or_else(PoisonError::into_inner);
-        repositories.get(&(host.to_owned(), digest)).cloned().unwrap_or_default()
+        let repositories = self
+            .repositories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        repositories
+            .get(&(host.to_owned(), digest))
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Records that a repository has a blob.
@@ -62,18 +71,31 @@ impl Journal {
     /// # Errors
     /// When the file cannot be written; it is then remembered for this run only.
     pub fn record(&self, host: &str, repository: &str, digest: Digest) -> Result<(), CacheError> {
-        let line = Line { host: host.to_owned(), repository: repository.to_owned(), digest };
+        let line = Line {
+            host: host.to_owned(),
+            repository: repository.to_owned(),
+            digest,
+        };
         let is_new = add(
-            &mut self.repositories.lock().unwrap_or_else(PoisonError::into_inner),
+            &mut self
+                .repositories
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
             &line,
         );
-        if is_new { self.lines.append(&line) } else { Ok(()) }
+        if is_new {
+            self.lines.append(&line)
+        } else {
+            Ok(())
+        }
     }
 }
 
 /// Puts a repository first; false where it was first already.
 fn add(repositories: &mut HashMap<(String, Digest), Vec<String>>, line: &Line) -> bool {
-    let names = repositories.entry((line.host.clone(), line.digest)).or_default();
+    let names = repositories
+        .entry((line.host.clone(), line.digest))
+        .or_default();
     if names.first() == Some(&line.repository) {
         return false;
     }

@@ -26,7 +26,13 @@ impl Lines {
         path: &Path,
         mut each: impl FnMut(T),
     ) -> Result<(Self, usize), CacheError> {
-        let failed = |action| move |cause| CacheError { action, path: path.to_owned(), cause };
+        let failed = |action| {
+            move |cause| CacheError {
+                action,
+                path: path.to_owned(),
+                cause,
+            }
+        };
         let mut count = 0;
         match File::open(path) {
             Ok(file) => {
@@ -40,7 +46,13 @@ impl Lines {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
             Err(cause) => return Err(failed("read")(cause)),
         }
-        Ok((Self { path: path.to_owned(), file: Mutex::new(None) }, count))
+        Ok((
+            Self {
+                path: path.to_owned(),
+                file: Mutex::new(None),
+            },
+            count,
+        ))
     }
 
     /// Whether the file should be written anew, given how many of its lines are of use.
@@ -50,12 +62,22 @@ impl Lines {
 
     /// Appends one line, in one write.
     pub(super) fn append<T: Serialize>(&self, value: &T) -> Result<(), CacheError> {
-        let failed = |cause| CacheError { action: "write", path: self.path.clone(), cause };
+        let failed = |cause| CacheError {
+            action: "write",
+            path: self.path.clone(),
+            cause,
+        };
         let mut line = serde_json::to_vec(value).map_err(|cause| failed(cause.into()))?;
         line.push(b'\n');
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {
-            *file = Some(OpenOptions::new().create(true).append(true).open(&self.path).map_err(failed)?);
+            *file = Some(
+                OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(&self.path)
+                    .map_err(failed)?,
+            );
         }
         match file.as_mut() {
             Some(file) => file.write_all(&line).map_err(failed),
@@ -68,8 +90,14 @@ impl Lines {
         &self,
         values: impl Iterator<Item = T>,
     ) -> Result<(), CacheError> {
-        let failed = |cause| CacheError { action: "write", path: self.path.clone(), cause };
-        let aside = self.path.with_extension(format!("{}.new", std::process::id()));
+        let failed = |cause| CacheError {
+            action: "write",
+            path: self.path.clone(),
+            cause,
+        };
+        let aside = self
+            .path
+            .with_extension(format!("{}.new", std::process::id()));
         let mut bytes = Vec::new();
         for value in values {
             serde_json::to_writer(&mut bytes, &value).map_err(|cause| failed(cause.into()))?;

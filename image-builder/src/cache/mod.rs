@@ -32,12 +32,20 @@ pub struct CacheError {
 /// environment. `None` where there is no home.
 #[must_use]
 pub fn directory(variable: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        variable(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let absolute = |path: PathBuf| path.is_absolute().then_some(path);
     set("KAITO_CACHE_DIR").or_else(|| {
         set("XDG_CACHE_HOME")
             .and_then(absolute)
-            .or_else(|| set("HOME").and_then(absolute).map(|home| home.join(".cache")))
+            .or_else(|| {
+                set("HOME")
+                    .and_then(absolute)
+                    .map(|home| home.join(".cache"))
+            })
             .map(|cache| cache.join("kaito").join("image-builder"))
     })
 }
@@ -59,8 +67,11 @@ impl Cache {
     /// # Errors
     /// When the directory cannot be made or read.
     pub fn open(directory: &Path) -> Result<Self, CacheError> {
-        std::fs::create_dir_all(directory)
-            .map_err(|cause| CacheError { action: "create", path: directory.to_owned(), cause })?;
+        std::fs::create_dir_all(directory).map_err(|cause| CacheError {
+            action: "create",
+            path: directory.to_owned(),
+            cause,
+        })?;
         Ok(Self {
             digests: DigestCache::open(&directory.join("digests.jsonl"))?,
             journal: Journal::open(&directory.join("journal.jsonl"))?,

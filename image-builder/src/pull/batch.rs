@@ -26,7 +26,14 @@ pub(super) struct Closed;
 /// Both ends.
 pub(super) fn batches() -> (Batches, Receiver<Pieces>) {
     let (sender, receiver) = channel(AHEAD);
-    (Batches { sender, pieces: Pieces::new(), gathered: 0 }, receiver)
+    (
+        Batches {
+            sender,
+            pieces: Pieces::new(),
+            gathered: 0,
+        },
+        receiver,
+    )
 }
 
 impl Batches {
@@ -42,11 +49,18 @@ impl Batches {
 
     /// Hands on what is left.
     pub(super) async fn end(mut self) -> Result<(), Closed> {
-        if self.pieces.is_empty() { Ok(()) } else { self.hand_on().await }
+        if self.pieces.is_empty() {
+            Ok(())
+        } else {
+            self.hand_on().await
+        }
     }
 
     async fn hand_on(&mut self) -> Result<(), Closed> {
         self.gathered = 0;
-        self.sender.send(std::mem::take(&mut self.pieces)).await.map_err(|_| Closed)
+        self.sender
+            .send(std::mem::take(&mut self.pieces))
+            .await
+            .map_err(|_| Closed)
     }
 }

@@ -42,7 +42,9 @@ pub enum PullError {
         actual: Digest,
     },
     /// More or less came than the manifest says.
-    #[error("refused {what}: {actual} bytes came, but the manifest says {expected}; nothing of it was kept")]
+    #[error(
+        "refused {what}: {actual} bytes came, but the manifest says {expected}; nothing of it was kept"
+    )]
     Size {
         /// The blob's name for people.
         what: String,
@@ -129,7 +131,9 @@ pub enum PullError {
         reason: String,
     },
     /// A thread died.
-    #[error("the thread that writes {what} ended without an answer; this is a fault of image-builder")]
+    #[error(
+        "the thread that writes {what} ended without an answer; this is a fault of image-builder"
+    )]
     Writer {
         /// The blob's name for people.
         what: String,
@@ -139,10 +143,21 @@ pub enum PullError {
 impl PullError {
     /// An error of the file system; a full disk is told as such.
     pub(super) fn file(action: &'static str, path: &Path, cause: io::Error) -> Self {
-        if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            return Self::DiskFull { path: path.to_owned(), needed: 1, free: 0 };
+        if matches!(
+            cause.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
+            return Self::DiskFull {
+                path: path.to_owned(),
+                needed: 1,
+                free: 0,
+            };
         }
-        Self::File { action, path: path.to_owned(), cause }
+        Self::File {
+            action,
+            path: path.to_owned(),
+            cause,
+        }
     }
 }
 

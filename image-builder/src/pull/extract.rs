@@ -36,7 +36,10 @@ enum State {
     /// All files are in place from an earlier pull.
     Present(Vec<ExtractedFile>),
     /// They are below this directory.
-    Aside { root: PathBuf, entries: Vec<StagedEntry> },
+    Aside {
+        root: PathBuf,
+        entries: Vec<StagedEntry>,
+    },
 }
 
 /// One thing to be put in place.
@@ -71,10 +74,16 @@ pub(super) async fn stage(
     let key = key(context, descriptor);
     context.started(index, Phase::Verify);
     if let Some(files) = present(context, key) {
-        return Ok(Staged { key, name: name.to_owned(), state: State::Present(files) });
+        return Ok(Staged {
+            key,
+            name: name.to_owned(),
+            state: State::Present(files),
+        });
     }
     context.started(index, Phase::Download);
-    let root = context.work.join(format!("{}.files", descriptor.digest.hex()));
+    let root = context
+        .work
+        .join(format!("{}.files", descriptor.digest.hex()));
     remove(&root)?;
     files::create_directory(&root)?;
     let (batches, pieces) = batches();
@@ -82,16 +91,22 @@ pub(super) async fn stage(
         what: name.to_owned(),
         root: root.clone(),
         include: context.include.clone(),
-        strip: context.options.strip.as_ref().map(|strip| strip.trim_matches('/').to_owned()),
+        strip: context
+            .options
+            .strip
+            .as_ref()
+            .map(|strip| strip.trim_matches('/').to_owned()),
         entries: Vec::new(),
         file: None,
     };
     let whiteouts = context.whiteouts;
     let taker = tokio::task::spawn_blocking(move || taking.run(pieces, encoding, whiteouts));
     let received = forward(context, index, name, descriptor, batches).await;
-    let taken = taker.await.map_err(|_| PullError::Writer { what: name.to_owned() })?;
+    let taken = taker.await.map_err(|_| PullError::Writer {
+        what: name.to_owned(),
+    })?;
     // A fault on the way is told before what half an archive looks like.
-    let judged = received.and_then(|()| taken).and_then(|(digest, entries)| {
+    let judged = received.and(taken).and_then(|(digest, entries)| {
         if digest == descriptor.digest {
             return Ok(entries);
         }
@@ -102,9 +117,11 @@ pub(super) async fn stage(
         })
     });
     match judged {
-        Ok(entries) => {
-            Ok(Staged { key, name: name.to_owned(), state: State::Aside { root, entries } })
-        }
+        Ok(entries) => Ok(Staged {
+            key,
+            name: name.to_owned(),
+            state: State::Aside { root, entries },
+        }),
         Err(error) => {
             remove(&root)?;
             Err(error)
@@ -122,8 +139,11 @@ async fn forward(
 ) -> Result<(), PullError> {
     let size = descriptor.size;
     let failed = |cause| PullError::Origin { cause };
-    let mut pieces =
-        context.origin.read(descriptor.digest, 0..size).await.map_err(failed)?;
+    let mut pieces = context
+        .origin
+        .read(descriptor.digest, 0..size)
+        .await
+        .map_err(failed)?;
     let mut arrived = 0;
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(failed)?;
@@ -143,7 +163,11 @@ async fn forward(
         let _ = batches.end().await;
         return Ok(());
     }
-    Err(PullError::Size { what: name.to_owned(), expected: size, actual: arrived })
+    Err(PullError::Size {
+        what: name.to_owned(),
+        expected: size,
+        actual: arrived,
+    })
 }
 
 /// Layer, selection and naming as one value.
@@ -160,7 +184,9 @@ fn key(context: &Context<'_>, descriptor: &Descriptor) -> Digest {
 
 fn present(context: &Context<'_>, key: Digest) -> Option<Vec<ExtractedFile>> {
     let cache = context.options.cache.as_ref()?;
-    cache.extracted.unchanged(key, &context.directory.canonicalize().ok()?)
+    cache
+        .extracted
+        .unchanged(key, &context.directory.canonicalize().ok()?)
 }
 
 fn remove(root: &Path) -> Result<(), PullError> {
@@ -192,10 +218,13 @@ pub(super) fn put_in_place(
             continue;
         }
         files::rename(&root.join(&entry.path), &target)?;
-        let identity = fs::symlink_metadata(&target).ok().and_then(|found| FileIdentity::of(&found));
-        extracted.extend(
-            identity.map(|identity| ExtractedFile { path: PathBuf::from(&entry.path), identity }),
-        );
+        let identity = fs::symlink_metadata(&target)
+            .ok()
+            .and_then(|found| FileIdentity::of(&found));
+        extracted.extend(identity.map(|identity| ExtractedFile {
+            path: PathBuf::from(&entry.path),
+            identity,
+        }));
         pulled.push(PulledFile {
             path: PathBuf::from(entry.path),
             size: entry.size,
@@ -213,7 +242,12 @@ pub(super) fn put_in_place(
 }
 
 fn present_file(file: ExtractedFile) -> PulledFile {
-    PulledFile { path: file.path, size: file.identity.size, digest: None, present: true }
+    PulledFile {
+        path: file.path,
+        size: file.identity.size,
+        digest: None,
+        present: true,
+    }
 }
 
 /// An archive that is being taken apart.
@@ -235,7 +269,10 @@ impl Taking {
         whiteouts: Whiteouts,
     ) -> Result<(Digest, Vec<StagedEntry>), PullError> {
         let what = self.what.clone();
-        let broken = |cause| PullError::Encoding { what: what.clone(), cause };
+        let broken = |cause| PullError::Encoding {
+            what: what.clone(),
+            cause,
+        };
         let mut hasher = Hasher::default();
         let mut decoder = Decoder::new(encoding).map_err(broken)?;
         let mut reader = Reader::new(whiteouts);
@@ -250,14 +287,18 @@ impl Taking {
         let digest = hasher.finish();
         let rest = decoder.finish().map_err(broken)?;
         self.take(&mut reader, rest)?;
-        reader.finish().map_err(|cause| PullError::Archive { what: what.clone(), cause })?;
+        reader.finish().map_err(|cause| PullError::Archive {
+            what: what.clone(),
+            cause,
+        })?;
         Ok((digest, self.entries))
     }
 
     fn take(&mut self, reader: &mut Reader, content: Bytes) -> Result<(), PullError> {
-        let events = reader
-            .feed(content)
-            .map_err(|cause| PullError::Archive { what: self.what.clone(), cause })?;
+        let events = reader.feed(content).map_err(|cause| PullError::Archive {
+            what: self.what.clone(),
+            cause,
+        })?;
         for event in events {
             match event {
                 Event::Start(entry) => self.begin(entry)?,
@@ -274,8 +315,13 @@ impl Taking {
     }
 
     fn begin(&mut self, entry: ReadEntry) -> Result<(), PullError> {
-        let Some(path) = self.stripped(&entry.path) else { return Ok(()) };
-        let wanted = self.include.as_ref().is_none_or(|globs| globs.is_match(&path));
+        let Some(path) = self.stripped(&entry.path) else {
+            return Ok(());
+        };
+        let wanted = self
+            .include
+            .as_ref()
+            .is_none_or(|globs| globs.is_match(&path));
         // Directories of files that are left out would only be clutter; those of files come with them.
         if !wanted || (entry.kind == EntryKind::Directory && self.include.is_some()) {
             return Ok(());
@@ -286,7 +332,11 @@ impl Taking {
         }
         let kind = self.make(&entry, &place)?;
         if let Some(kind) = kind {
-            self.entries.push(StagedEntry { path, size: entry.size, kind });
+            self.entries.push(StagedEntry {
+                path,
+                size: entry.size,
+                kind,
+            });
         }
         Ok(())
     }
@@ -295,9 +345,10 @@ impl Taking {
     fn stripped(&self, path: &str) -> Option<String> {
         match self.strip.as_deref() {
             None | Some("") => Some(path.to_owned()),
-            Some(strip) => {
-                path.strip_prefix(strip)?.strip_prefix('/').map(str::to_owned)
-            }
+            Some(strip) => path
+                .strip_prefix(strip)?
+                .strip_prefix('/')
+                .map(str::to_owned),
         }
     }
 
@@ -320,7 +371,9 @@ impl Taking {
                 // Its file may have been left out, and then so is its other name.
                 let from = self.stripped(target).map(|target| self.root.join(target));
                 match from.filter(|from| from.exists()) {
-                    Some(from) => fs::hard_link(from, place).map_err(failed).map(|()| Some(Kind::File)),
+                    Some(from) => fs::hard_link(from, place)
+                        .map_err(failed)
+                        .map(|()| Some(Kind::File)),
                     None => Ok(None),
                 }
             }
@@ -344,7 +397,11 @@ fn create(place: &Path, mode: u32) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
 
     let mode = if mode & 0o111 == 0 { 0o666 } else { 0o777 };
-    OpenOptions::new().write(true).create_new(true).mode(mode).open(place)
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(place)
 }
 
 /// A new file.

@@ -77,7 +77,11 @@ pub(super) async fn all(
         work,
         options,
         include,
-        whiteouts: if is_image { Whiteouts::Refuse } else { Whiteouts::Keep },
+        whiteouts: if is_image {
+            Whiteouts::Refuse
+        } else {
+            Whiteouts::Keep
+        },
         ranges: (options.streams / tasks.len().clamp(1, options.streams.max(1))).max(1),
         received: Arc::default(),
         progress,
@@ -118,11 +122,18 @@ impl Context<'_> {
     }
 
     async fn fetch(&self, task: Task) -> Result<Fetched, PullError> {
-        let Task { index, name, descriptor, goal } = task;
+        let Task {
+            index,
+            name,
+            descriptor,
+            goal,
+        } = task;
         let (fetched, present) = match goal {
             Goal::Files(paths) => {
                 let files = self.fetch_files(index, &name, &descriptor, &paths).await;
-                let present = files.as_ref().is_ok_and(|files| files.iter().all(|file| file.present));
+                let present = files
+                    .as_ref()
+                    .is_ok_and(|files| files.iter().all(|file| file.present));
                 (files.map(Fetched::Files), present)
             }
             Goal::Extract(encoding) => {
@@ -136,7 +147,11 @@ impl Context<'_> {
             (Ok(_), false) => (Outcome::Moved, Some(descriptor.digest)),
             (Err(_), _) => (Outcome::Failed, None),
         };
-        self.progress.event(Event::Finished { blob: index, outcome, digest });
+        self.progress.event(Event::Finished {
+            blob: index,
+            outcome,
+            digest,
+        });
         fetched
     }
 
@@ -173,7 +188,11 @@ impl Context<'_> {
         for path in missing_files {
             let target = self.directory.join(path);
             let Some(from) = &found else { break };
-            files::copy(from, &self.work.join(format!("{}.copy", descriptor.digest.hex())), &target)?;
+            files::copy(
+                from,
+                &self.work.join(format!("{}.copy", descriptor.digest.hex())),
+                &target,
+            )?;
             files::remember(&target, descriptor.digest, self.options.cache.as_ref());
         }
         Ok(paths
@@ -188,7 +207,10 @@ impl Context<'_> {
     }
 
     fn announce(&self, tasks: &[Task]) {
-        let blobs = tasks.iter().map(|task| (task.name.clone(), task.descriptor.size)).collect();
+        let blobs = tasks
+            .iter()
+            .map(|task| (task.name.clone(), task.descriptor.size))
+            .collect();
         self.progress.event(Event::Planned { blobs });
     }
 
@@ -196,9 +218,11 @@ impl Context<'_> {
     fn check_space(&self, tasks: &[Task]) -> Result<(), PullError> {
         let needed: u64 = tasks.iter().map(|task| self.needed(task)).sum();
         match free_space(&self.work) {
-            Some(free) if free < needed => {
-                Err(PullError::DiskFull { path: self.directory.to_owned(), needed, free })
-            }
+            Some(free) if free < needed => Err(PullError::DiskFull {
+                path: self.directory.to_owned(),
+                needed,
+                free,
+            }),
             _ => Ok(()),
         }
     }
@@ -242,16 +266,32 @@ fn tasks(layers: Vec<Layer>, include: Option<&GlobSet>) -> Vec<Task> {
                 if include.is_some_and(|globs| !globs.is_match(&path)) {
                     continue;
                 }
-                let same = by_digest.get(&descriptor.digest).and_then(|at| tasks.get_mut(*at));
-                if let Some(Task { goal: Goal::Files(paths), .. }) = same {
+                let same = by_digest
+                    .get(&descriptor.digest)
+                    .and_then(|at| tasks.get_mut(*at));
+                if let Some(Task {
+                    goal: Goal::Files(paths),
+                    ..
+                }) = same
+                {
                     paths.push(path);
                     continue;
                 }
                 by_digest.insert(descriptor.digest, index);
-                tasks.push(Task { index, name, descriptor, goal: Goal::Files(vec![path]) });
+                tasks.push(Task {
+                    index,
+                    name,
+                    descriptor,
+                    goal: Goal::Files(vec![path]),
+                });
             }
             Layer::Tar { encoding, .. } => {
-                tasks.push(Task { index, name, descriptor, goal: Goal::Extract(encoding) });
+                tasks.push(Task {
+                    index,
+                    name,
+                    descriptor,
+                    goal: Goal::Extract(encoding),
+                });
             }
         }
     }
@@ -275,5 +315,8 @@ fn globs(patterns: &[String]) -> Result<Option<GlobSet>, PullError> {
             .map_err(|cause| failed(pattern, cause))?;
         builder.add(glob);
     }
-    builder.build().map(Some).map_err(|cause| failed(&patterns.join(", "), cause))
+    builder
+        .build()
+        .map(Some)
+        .map_err(|cause| failed(&patterns.join(", "), cause))
 }

@@ -73,7 +73,9 @@ pub(super) async fn is_there(
     let path = target.to_owned();
     let digest = tokio::task::spawn_blocking(move || digest_of(&path))
         .await
-        .map_err(|_| PullError::Writer { what: target.display().to_string() })??;
+        .map_err(|_| PullError::Writer {
+            what: target.display().to_string(),
+        })??;
     if digest == descriptor.digest {
         remember(target, digest, cache);
     }
@@ -83,10 +85,19 @@ pub(super) async fn is_there(
 /// Keeps a file's digest for the next pull or push. A cache that cannot be written is only slower.
 pub(super) fn remember(path: &Path, digest: Digest, cache: Option<&Arc<Cache>>) {
     let Some(cache) = cache else { return };
-    let identity = fs::symlink_metadata(path).ok().and_then(|found| FileIdentity::of(&found));
+    let identity = fs::symlink_metadata(path)
+        .ok()
+        .and_then(|found| FileIdentity::of(&found));
     let Some(identity) = identity else { return };
-    let remembered = Remembered { digest, content_digest: digest, size: identity.size };
-    if let Err(error) = cache.digests.remember(Recipe::of_file(&identity), remembered) {
+    let remembered = Remembered {
+        digest,
+        content_digest: digest,
+        size: identity.size,
+    };
+    if let Err(error) = cache
+        .digests
+        .remember(Recipe::of_file(&identity), remembered)
+    {
         tracing::warn!(%error, "the next pull will read more than it needs to");
     }
 }

@@ -31,7 +31,11 @@ pub(super) async fn fetch(
     let had = std::fs::metadata(&path).map_or(0, |found| found.len());
     let mut fetched = one(context, index, what, descriptor, &path).await;
     // What an earlier pull left may be the damaged part: once more without it.
-    let again = had > 0 && matches!(fetched, Err(PullError::Mismatch { .. } | PullError::Size { .. }));
+    let again = had > 0
+        && matches!(
+            fetched,
+            Err(PullError::Mismatch { .. } | PullError::Size { .. })
+        );
     if again {
         fetched = one(context, index, what, descriptor, &path).await;
     }
@@ -59,7 +63,11 @@ async fn one(
         return Ok(());
     }
     discard(path);
-    Err(PullError::Mismatch { what: what.to_owned(), expected: descriptor.digest, actual: digest })
+    Err(PullError::Mismatch {
+        what: what.to_owned(),
+        expected: descriptor.digest,
+        actual: digest,
+    })
 }
 
 /// Removes what must not be gone on with.
@@ -114,13 +122,19 @@ async fn stream(
     }
     // A thread that has stopped has an error of its own.
     let _ = batches.end().await;
-    let digest = writer.await.map_err(|_| PullError::Writer { what: what.to_owned() })??;
+    let digest = writer.await.map_err(|_| PullError::Writer {
+        what: what.to_owned(),
+    })??;
     if let Some(failure) = failure {
         return Err(failure);
     }
     if arrived != size {
         discard(path);
-        return Err(PullError::Size { what: what.to_owned(), expected: size, actual: arrived });
+        return Err(PullError::Size {
+            what: what.to_owned(),
+            expected: size,
+            actual: arrived,
+        });
     }
     Ok(digest)
 }
@@ -143,5 +157,10 @@ fn write(path: &Path, start: u64, mut batches: Receiver<Pieces>) -> Result<Diges
 
 /// The file, made if it is not there; reading begins at its start, and writing goes on where reading stops.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
 }

@@ -88,12 +88,16 @@ pub(super) async fn fetch(
     if !matches!(fetched, Ok(Ended::Whole)) {
         arrived.give_up();
     }
-    let hashed = follower.await.map_err(|_| PullError::Writer { what: what.to_owned() })?;
+    let hashed = follower.await.map_err(|_| PullError::Writer {
+        what: what.to_owned(),
+    })?;
     match fetched? {
         Ended::Whole => {
             let digest = hashed.map_err(|cause| PullError::file("read", path, cause))?;
             let _ = std::fs::remove_file(record_path(path));
-            digest.map(Some).ok_or_else(|| PullError::Writer { what: what.to_owned() })
+            digest.map(Some).ok_or_else(|| PullError::Writer {
+                what: what.to_owned(),
+            })
         }
         Ended::NoRanges => {
             discard(path);
@@ -121,14 +125,19 @@ impl Shared<'_> {
         let missing = {
             let record = record.lock().unwrap_or_else(PoisonError::into_inner);
             let count = self.descriptor.size.div_ceil(self.size);
-            (0..count).filter(|number| !record.whole.contains(number)).collect::<Vec<_>>()
+            (0..count)
+                .filter(|number| !record.whole.contains(number))
+                .collect::<Vec<_>>()
         };
         let record = &record;
         let mut ended = futures::stream::iter(missing)
             .map(|number| async move {
                 let ended = self.fetch_range(number).await?;
                 if matches!(ended, Ended::Whole) {
-                    record.lock().unwrap_or_else(PoisonError::into_inner).add(number)?;
+                    record
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .add(number)?;
                 }
                 Ok::<Ended, PullError>(ended)
             })
@@ -154,7 +163,9 @@ impl Shared<'_> {
             }
             let error = match self.fetch_part(number, from..end).await {
                 Ok(Ended::NoRanges) => return Ok(Ended::NoRanges),
-                Ok(Ended::Whole) if start + self.arrived.of(number) >= end => return Ok(Ended::Whole),
+                Ok(Ended::Whole) if start + self.arrived.of(number) >= end => {
+                    return Ok(Ended::Whole);
+                }
                 // It ended early without an error, as some proxies let it.
                 Ok(Ended::Whole) => None,
                 Err(Failure::Registry(error)) => Some(error),
@@ -164,11 +175,16 @@ impl Shared<'_> {
                 failures = 0;
             }
             failures += 1;
-            let class = error.as_ref().map_or(Class::Transient(None), RegistryError::class);
+            let class = error
+                .as_ref()
+                .map_or(Class::Transient(None), RegistryError::class);
             match (retry.wait(failures + 1, class), error) {
                 (Some(wait), _) => tokio::time::sleep(wait).await,
                 (None, Some(cause)) => {
-                    return Err(PullError::Registry { what: self.what.to_owned(), cause });
+                    return Err(PullError::Registry {
+                        what: self.what.to_owned(),
+                        cause,
+                    });
                 }
                 (None, None) => {
                     return Err(PullError::Size {
@@ -182,7 +198,11 @@ impl Shared<'_> {
     }
 
     async fn fetch_part(&self, number: u64, part: Range<u64>) -> Result<Ended, Failure> {
-        let etag = self.etag.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let etag = self
+            .etag
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let answer = self
             .repository
             .read_blob(self.descriptor.digest, Some(part.clone()), etag.as_deref())
@@ -219,9 +239,11 @@ impl Shared<'_> {
         }
         // A thread that has stopped has an error of its own.
         let _ = batches.end().await;
-        let written = writer
-            .await
-            .map_err(|_| Failure::Final(PullError::Writer { what: self.what.to_owned() }))?;
+        let written = writer.await.map_err(|_| {
+            Failure::Final(PullError::Writer {
+                what: self.what.to_owned(),
+            })
+        })?;
         written.map_err(|cause| Failure::Final(PullError::file("write", self.path, cause)))?;
         failure.map_or(Ok(Ended::Whole), Err)
     }
@@ -315,11 +337,18 @@ impl Arrived {
         let written = (0..total.div_ceil(record.size))
             .map(|number| {
                 let whole = record.size.min(total - number * record.size);
-                if record.whole.contains(&number) { whole } else { 0 }
+                if record.whole.contains(&number) {
+                    whole
+                } else {
+                    0
+                }
             })
             .collect();
         Self {
-            state: Mutex::new(State { written, given_up: false }),
+            state: Mutex::new(State {
+                written,
+                given_up: false,
+            }),
             changed: Condvar::new(),
             size: record.size,
             total,
@@ -342,7 +371,10 @@ impl Arrived {
     }
 
     fn give_up(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).given_up = true;
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .given_up = true;
         self.changed.notify_one();
     }
 
@@ -358,7 +390,10 @@ impl Arrived {
             if state.given_up {
                 return None;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -368,7 +403,9 @@ impl Arrived {
         let mut chunk = vec![0; usize::try_from(CHUNK).unwrap_or_default()];
         let mut position = 0;
         while position < self.total {
-            let Some(end) = self.wait_beyond(position) else { return Ok(None) };
+            let Some(end) = self.wait_beyond(position) else {
+                return Ok(None);
+            };
             while position < end {
                 let length = usize::try_from(CHUNK.min(end - position)).unwrap_or_default();
                 let room = chunk.get_mut(..length).unwrap_or_default();
@@ -382,7 +419,11 @@ impl Arrived {
 }
 
 fn written(state: &State, number: u64) -> u64 {
-    usize::try_from(number).ok().and_then(|at| state.written.get(at)).copied().unwrap_or_default()
+    usize::try_from(number)
+        .ok()
+        .and_then(|at| state.written.get(at))
+        .copied()
+        .unwrap_or_default()
 }
 
 /// Which ranges are whole, on disk: the first line is their size, each other one the number of a range.
@@ -397,7 +438,9 @@ impl Record {
     fn open(partial: &Path, total: u64, size: u64) -> Result<Self, PullError> {
         let path = record_path(partial);
         let failed = |cause| PullError::file("write", &path, cause);
-        let old = std::fs::read_to_string(&path).ok().and_then(|text| parse(&text, total));
+        let old = std::fs::read_to_string(&path)
+            .ok()
+            .and_then(|text| parse(&text, total));
         let is_usable = std::fs::metadata(partial).is_ok_and(|found| found.len() == total);
         let (size, whole) = old.filter(|_| is_usable).unwrap_or((size, BTreeSet::new()));
         let mut text = format!("{size}\n");
@@ -405,8 +448,16 @@ impl Record {
             text.push_str(&format!("{number}\n"));
         }
         std::fs::write(&path, text).map_err(failed)?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(failed)?;
-        Ok(Self { size, whole, path, file })
+        let file = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .map_err(failed)?;
+        Ok(Self {
+            size,
+            whole,
+            path,
+            file,
+        })
     }
 
     fn add(&mut self, number: u64) -> Result<(), PullError> {
@@ -423,7 +474,11 @@ fn parse(text: &str, total: u64) -> Option<(u64, BTreeSet<u64>)> {
     let mut lines = lines.lines();
     let size: u64 = lines.next()?.parse().ok().filter(|size| *size > 0)?;
     let whole = lines
-        .map(|line| line.parse().ok().filter(|number| *number < total.div_ceil(size)))
+        .map(|line| {
+            line.parse()
+                .ok()
+                .filter(|number| *number < total.div_ceil(size))
+        })
         .collect::<Option<BTreeSet<u64>>>()?;
     Some((size, whole))
 }

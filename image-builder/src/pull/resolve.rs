@@ -26,9 +26,15 @@ pub struct Selected {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Layer {
     /// One file as it is, at this path.
-    Raw { path: String, descriptor: Descriptor },
+    Raw {
+        path: String,
+        descriptor: Descriptor,
+    },
     /// An archive of files.
-    Tar { encoding: Encoding, descriptor: Descriptor },
+    Tar {
+        encoding: Encoding,
+        descriptor: Descriptor,
+    },
 }
 
 impl Layer {
@@ -63,13 +69,21 @@ pub async fn select(
     let is_index = [media_type::INDEX, media_type::DOCKER_INDEX].contains(&top.media_type.as_str());
     if !is_index {
         let manifest = parse(&top)?;
-        return Ok(Selected { document: top, manifest, index: None });
+        return Ok(Selected {
+            document: top,
+            manifest,
+            index: None,
+        });
     }
     let index: Index = parse(&top)?;
     let chosen = choose(&index, platform, selector)?;
     let document = origin.document(chosen).await.map_err(failed)?;
     let manifest = parse(&document)?;
-    Ok(Selected { document, manifest, index: Some(top) })
+    Ok(Selected {
+        document,
+        manifest,
+        index: Some(top),
+    })
 }
 
 fn parse<T: serde::de::DeserializeOwned>(document: &Document) -> Result<T, PullError> {
@@ -91,12 +105,20 @@ fn choose<'a>(
         variant: None,
     };
     let found = match platform {
-        Some(platform) => index.manifests.iter().find(|manifest| is_for(manifest, platform)),
+        Some(platform) => index
+            .manifests
+            .iter()
+            .find(|manifest| is_for(manifest, platform)),
         None => index
             .manifests
             .iter()
             .find(|manifest| manifest.artifact_type.as_deref() == Some(media_type::MODEL_MANIFEST))
-            .or_else(|| index.manifests.iter().find(|manifest| is_for(manifest, &here)))
+            .or_else(|| {
+                index
+                    .manifests
+                    .iter()
+                    .find(|manifest| is_for(manifest, &here))
+            })
             .or(match index.manifests.as_slice() {
                 [only] => Some(only),
                 _ => None,
@@ -126,7 +148,11 @@ fn architecture() -> &'static str {
 }
 
 fn show(platform: &Platform) -> String {
-    let variant = platform.variant.as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
+    let variant = platform
+        .variant
+        .as_ref()
+        .map(|variant| format!("/{variant}"))
+        .unwrap_or_default();
     format!("{}/{}{variant}", platform.os, platform.architecture)
 }
 
@@ -135,10 +161,17 @@ fn present(index: &Index) -> String {
         .manifests
         .iter()
         .map(|manifest| {
-            manifest.platform.as_ref().map_or_else(|| manifest.digest.to_string(), show)
+            manifest
+                .platform
+                .as_ref()
+                .map_or_else(|| manifest.digest.to_string(), show)
         })
         .collect();
-    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "nothing".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 /// The layers of a manifest, as files or archives.
@@ -165,7 +198,10 @@ fn claim(names: &mut Names, path: &str) -> Result<(), ArchiveError> {
 fn classify(descriptor: &Descriptor) -> Result<Layer, PullError> {
     let descriptor = descriptor.clone();
     if let Some(encoding) = tar_encoding(&descriptor.media_type) {
-        return Ok(Layer::Tar { encoding, descriptor });
+        return Ok(Layer::Tar {
+            encoding,
+            descriptor,
+        });
     }
     match path_of(&descriptor) {
         Some(path) => Ok(Layer::Raw { path, descriptor }),
@@ -181,7 +217,10 @@ fn classify(descriptor: &Descriptor) -> Result<Layer, PullError> {
 
 fn path_of(descriptor: &Descriptor) -> Option<String> {
     let annotations = descriptor.annotations.as_ref()?;
-    PATH_KEYS.iter().find_map(|key| annotations.get(*key)).cloned()
+    PATH_KEYS
+        .iter()
+        .find_map(|key| annotations.get(*key))
+        .cloned()
 }
 
 /// How an archive is compressed, by its type: OCI's, Docker's, ModelPack's and other families' end alike.
@@ -228,7 +267,11 @@ mod tests {
     }
 
     fn platform(architecture: &str) -> Platform {
-        Platform { architecture: architecture.to_owned(), os: "linux".to_owned(), variant: None }
+        Platform {
+            architecture: architecture.to_owned(),
+            os: "linux".to_owned(),
+            variant: None,
+        }
     }
 
     #[test]
@@ -236,23 +279,35 @@ mod tests {
         let kind = |kind, title| classify(&descriptor(kind, title));
         assert!(matches!(
             kind("application/vnd.docker.image.rootfs.diff.tar.gzip", None),
-            Ok(Layer::Tar { encoding: Encoding::Gzip, .. })
+            Ok(Layer::Tar {
+                encoding: Encoding::Gzip,
+                ..
+            })
         ));
         assert!(matches!(
             kind("application/vnd.cncf.model.weight.v1.tar", Some("a.bin")),
-            Ok(Layer::Tar { encoding: Encoding::Plain, .. })
+            Ok(Layer::Tar {
+                encoding: Encoding::Plain,
+                ..
+            })
         ));
         assert!(matches!(
             kind("application/vnd.cncf.model.weight.v1.raw", Some("a.bin")),
             Ok(Layer::Raw { path, .. }) if path == "a.bin"
         ));
-        assert!(matches!(kind("application/octet-stream", None), Err(PullError::NotFiles { .. })));
+        assert!(matches!(
+            kind("application/octet-stream", None),
+            Err(PullError::NotFiles { .. })
+        ));
     }
 
     #[test]
     fn names_that_leave_the_directory_or_clash_are_refused() {
         let selected = |titles: &[&str]| {
-            let layers = titles.iter().map(|title| descriptor("x/raw", Some(title))).collect();
+            let layers = titles
+                .iter()
+                .map(|title| descriptor("x/raw", Some(title)))
+                .collect();
             let manifest = Manifest {
                 schema_version: 2,
                 media_type: None,
@@ -263,9 +318,19 @@ mod tests {
                 annotations: None,
             };
             let document = Document::new(media_type::MANIFEST, bytes::Bytes::new());
-            Selected { document, manifest, index: None }
+            Selected {
+                document,
+                manifest,
+                index: None,
+            }
         };
-        for bad in [&["../x"][..], &["/etc/passwd"], &["a/../../x"], &["A", "a"], &["a", "a/b"]] {
+        for bad in [
+            &["../x"][..],
+            &["/etc/passwd"],
+            &["a/../../x"],
+            &["A", "a"],
+            &["a", "a/b"],
+        ] {
             assert!(
                 matches!(layers(&selected(bad)), Err(PullError::Archive { .. })),
                 "{bad:?}"
@@ -284,9 +349,17 @@ mod tests {
         };
         let dual = index(vec![image("amd64"), image("arm64"), model.clone()]);
         assert_eq!(choose(&dual, None, "x").unwrap(), &model);
-        assert_eq!(choose(&dual, Some(&platform("arm64")), "x").unwrap(), &image("arm64"));
-        let Err(error) = choose(&dual, Some(&platform("riscv64")), "x") else { panic!("found") };
-        assert!(error.to_string().contains("linux/amd64, linux/arm64"), "{error}");
+        assert_eq!(
+            choose(&dual, Some(&platform("arm64")), "x").unwrap(),
+            &image("arm64")
+        );
+        let Err(error) = choose(&dual, Some(&platform("riscv64")), "x") else {
+            panic!("found")
+        };
+        assert!(
+            error.to_string().contains("linux/amd64, linux/arm64"),
+            "{error}"
+        );
         let only = index(vec![image("s390x")]);
         assert_eq!(choose(&only, None, "x").unwrap(), &image("s390x"));
     }

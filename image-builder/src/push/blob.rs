@@ -54,7 +54,12 @@ pub(super) struct Known {
 }
 
 impl Job {
-    pub(super) fn new(name: &str, blob: Blob, source: Arc<dyn Source>, mount_from: &[String]) -> Self {
+    pub(super) fn new(
+        name: &str,
+        blob: Blob,
+        source: Arc<dyn Source>,
+        mount_from: &[String],
+    ) -> Self {
         Self {
             name: name.to_owned(),
             blob: Arc::new(blob),
@@ -68,7 +73,11 @@ impl Job {
 /// What the source or the cache knows of a blob.
 pub(super) fn known(blob: &Blob, source: &dyn Source, options: &PushOptions) -> Option<Known> {
     if let (Some(digest), Encoding::Plain) = (blob.expected, blob.encoding) {
-        return Some(Known { digest, size: blob.content_size(), content_digest: Some(digest) });
+        return Some(Known {
+            digest,
+            size: blob.content_size(),
+            content_digest: Some(digest),
+        });
     }
     let cache = believed(options)?;
     let remembered = cache.digests.get(Recipe::of(blob, source)?)?;
@@ -80,7 +89,10 @@ pub(super) fn known(blob: &Blob, source: &dyn Source, options: &PushOptions) -> 
 }
 
 fn believed(options: &PushOptions) -> Option<&Arc<Cache>> {
-    options.cache.as_ref().filter(|_| options.digests == CacheUse::Believe)
+    options
+        .cache
+        .as_ref()
+        .filter(|_| options.digests == CacheUse::Believe)
 }
 
 /// Brings one blob to the destination.
@@ -89,16 +101,28 @@ pub(super) async fn place(
     index: usize,
     job: Job,
 ) -> Result<PushedBlob, PushError> {
-    let way = Way { context, index, job: &job };
+    let way = Way {
+        context,
+        index,
+        job: &job,
+    };
     let placed = way.go().await;
     let (outcome, digest) = match &placed {
         Ok((made, outcome)) => (*outcome, Some(made.digest)),
         Err(_) => (Outcome::Failed, None),
     };
-    context.progress.event(Event::Finished { blob: index, outcome, digest });
+    context.progress.event(Event::Finished {
+        blob: index,
+        outcome,
+        digest,
+    });
     let (fed, outcome) = placed?;
     way.remember(&fed);
-    Ok(PushedBlob { name: job.name.clone(), made: made(&job.blob, &fed), outcome })
+    Ok(PushedBlob {
+        name: job.name.clone(),
+        made: made(&job.blob, &fed),
+        outcome,
+    })
 }
 
 fn made(blob: &Blob, fed: &Fed) -> MadeBlob {
@@ -126,17 +150,24 @@ pub(super) struct Way<'a> {
 /// How one attempt failed.
 pub(super) enum Attempt {
     /// For good.
-    Final(PushError),
+    Final(Box<PushError>),
     /// The registry or the connection: its class says what can be done.
     Registry(RegistryError),
 }
 
 impl Way<'_> {
     async fn go(&self) -> Result<(Fed, Outcome), PushError> {
-        if let Some(known) = known(&self.job.blob, self.job.source.as_ref(), self.context.options)
-            && let Some(content_digest) = known.content_digest
+        if let Some(known) = known(
+            &self.job.blob,
+            self.job.source.as_ref(),
+            self.context.options,
+        ) && let Some(content_digest) = known.content_digest
         {
-            let fed = Fed { digest: known.digest, content_digest, size: known.size };
+            let fed = Fed {
+                digest: known.digest,
+                content_digest,
+                size: known.size,
+            };
             return Ok((fed, self.place_known(&fed).await?));
         }
         match self.context.destination {
@@ -171,7 +202,11 @@ impl Way<'_> {
         if self.context.destination.has(fed.digest, fed.size).await? {
             return Ok((fed, Outcome::Present));
         }
-        if self.mount(repository, &fed).await?.is_some_and(|mount| matches!(mount, Mount::Mounted)) {
+        if self
+            .mount(repository, &fed)
+            .await?
+            .is_some_and(|mount| matches!(mount, Mount::Mounted))
+        {
             return Ok((fed, Outcome::Mounted));
         }
         self.started(Phase::Upload);
@@ -200,7 +235,11 @@ impl Way<'_> {
         Ok((fed, self.place_known(&fed).await?))
     }
 
-    async fn mount_or_send(&self, repository: &Repository, fed: &Fed) -> Result<Outcome, PushError> {
+    async fn mount_or_send(
+        &self,
+        repository: &Repository,
+        fed: &Fed,
+    ) -> Result<Outcome, PushError> {
         self.check_size(repository, fed.size)?;
         let opened = match self.mount(repository, fed).await? {
             Some(Mount::Mounted) => return Ok(Outcome::Mounted),
@@ -209,7 +248,9 @@ impl Way<'_> {
         };
         match self.send(repository, Some(fed), opened).await? {
             Some(_) => Ok(Outcome::Moved),
-            None => Err(PushError::Reader { blob: self.job.name.clone() }),
+            None => Err(PushError::Reader {
+                blob: self.job.name.clone(),
+            }),
         }
     }
 
@@ -234,9 +275,12 @@ impl Way<'_> {
     }
 
     fn mount_candidates(&self, repository: &Repository, digest: Digest) -> Vec<String> {
-        let remembered = self.context.options.cache.as_ref().map(|cache| {
-            cache.journal.repositories(repository.host(), digest)
-        });
+        let remembered = self
+            .context
+            .options
+            .cache
+            .as_ref()
+            .map(|cache| cache.journal.repositories(repository.host(), digest));
         let mut names = self.job.mount_from.clone();
         names.extend(remembered.unwrap_or_default());
         let mut seen = std::collections::BTreeSet::new();
@@ -263,7 +307,7 @@ impl Way<'_> {
             let attempt = self.attempt(repository, form, known, opened.take()).await;
             let error = match attempt {
                 Ok(fed) => return Ok(Some(fed)),
-                Err(Attempt::Final(error)) => return Err(error),
+                Err(Attempt::Final(error)) => return Err(*error),
                 Err(Attempt::Registry(error)) => error,
             };
             let wait = match next_step(&error, form, repository, next, token) {
@@ -310,11 +354,18 @@ impl Way<'_> {
     }
 
     /// The digest is known: one `PUT` with everything.
-    async fn put(&self, repository: &Repository, upload: &Upload, fed: &Fed) -> Result<Fed, Attempt> {
+    async fn put(
+        &self,
+        repository: &Repository,
+        upload: &Upload,
+        fed: &Fed,
+    ) -> Result<Fed, Attempt> {
         let feed = self.feed(Some(fed.digest), Start::default(), None);
         let Feed { items, outcome, .. } = feed;
         let body = StreamBody::new(items, Some(fed.size), self.on_sent());
-        let answer = repository.finish_upload(upload, fed.digest, RequestBody::Stream(body)).await;
+        let answer = repository
+            .finish_upload(upload, fed.digest, RequestBody::Stream(body))
+            .await;
         let fed = feed::settled(outcome, &answer).await;
         self.judge(answer, fed).map(|((), fed)| fed)
     }
@@ -327,7 +378,9 @@ impl Way<'_> {
         let sent = Arc::new(std::sync::atomic::AtomicU64::new(0));
         let body = StreamBody::new(items, length, self.counting(Arc::clone(&sent)));
         let end = || sent.load(std::sync::atomic::Ordering::Relaxed);
-        let answer = repository.patch(&mut upload, None, RequestBody::Stream(body), end).await;
+        let answer = repository
+            .patch(&mut upload, None, RequestBody::Stream(body), end)
+            .await;
         let fed = feed::settled(outcome, &answer).await;
         let (patched, fed) = self.judge(answer, fed)?;
         self.close(repository, &upload, patched, fed).await
@@ -346,13 +399,19 @@ impl Way<'_> {
         }
         if let Patched::Created(_) = patched {
             // Stored early under a name that is not told: what counts is whether ours is there.
-            let size = repository.blob_size(fed.digest).await.map_err(Attempt::Registry)?;
+            let size = repository
+                .blob_size(fed.digest)
+                .await
+                .map_err(Attempt::Registry)?;
             if size == Some(fed.size) {
                 return Ok(fed);
             }
         }
         let empty = RequestBody::Empty;
-        repository.finish_upload(upload, fed.digest, empty).await.map_err(Attempt::Registry)?;
+        repository
+            .finish_upload(upload, fed.digest, empty)
+            .await
+            .map_err(Attempt::Registry)?;
         Ok(fed)
     }
 
@@ -365,7 +424,7 @@ impl Way<'_> {
         match (answer, fed) {
             (Ok(answer), Ok(fed)) => Ok((answer, fed)),
             (Err(error), Ok(_) | Err(FeedError::Abandoned)) => Err(Attempt::Registry(error)),
-            (_, Err(error)) => Err(Attempt::Final(self.feed_error(error))),
+            (_, Err(error)) => Err(Attempt::Final(Box::new(self.feed_error(error)))),
         }
     }
 
@@ -382,7 +441,12 @@ impl Way<'_> {
             .map_err(|error| self.feed_error(error))
     }
 
-    pub(super) fn feed(&self, expected: Option<Digest>, start: Start, segment: Option<u64>) -> Feed {
+    pub(super) fn feed(
+        &self,
+        expected: Option<Digest>,
+        start: Start,
+        segment: Option<u64>,
+    ) -> Feed {
         feed::start(feed::Order {
             blob: Arc::clone(&self.job.blob),
             source: Arc::clone(&self.job.source),
@@ -420,14 +484,21 @@ impl Way<'_> {
 
     /// Keeps what was found out for the next run. A cache that cannot be written is only slower.
     fn remember(&self, fed: &Fed) {
-        let Some(cache) = &self.context.options.cache else { return };
+        let Some(cache) = &self.context.options.cache else {
+            return;
+        };
         let recipe = Recipe::of(&self.job.blob, self.job.source.as_ref());
-        let remembered =
-            Remembered { digest: fed.digest, content_digest: fed.content_digest, size: fed.size };
+        let remembered = Remembered {
+            digest: fed.digest,
+            content_digest: fed.content_digest,
+            size: fed.size,
+        };
         let digests = recipe.map_or(Ok(()), |recipe| cache.digests.remember(recipe, remembered));
         let journal = match self.context.destination {
             Destination::Repository(repository) => {
-                cache.journal.record(repository.host(), repository.name(), fed.digest)
+                cache
+                    .journal
+                    .record(repository.host(), repository.name(), fed.digest)
             }
             Destination::Layout(_) => Ok(()),
         };
@@ -450,20 +521,28 @@ impl Way<'_> {
     }
 
     fn started(&self, phase: Phase) {
-        self.context.progress.event(Event::Started { blob: self.index, phase });
+        self.context.progress.event(Event::Started {
+            blob: self.index,
+            phase,
+        });
     }
 
     fn advanced(&self, bytes: u64) {
-        self.context.progress.event(Event::Advanced { blob: self.index, bytes });
+        self.context.progress.event(Event::Advanced {
+            blob: self.index,
+            bytes,
+        });
     }
 
     pub(super) fn feed_error(&self, error: FeedError) -> PushError {
         let blob = self.job.name.clone();
         match error {
             FeedError::Source(cause) => PushError::Source { blob, cause },
-            FeedError::Mismatch { expected, actual } => {
-                PushError::Mismatch { blob, expected, actual }
-            }
+            FeedError::Mismatch { expected, actual } => PushError::Mismatch {
+                blob,
+                expected,
+                actual,
+            },
             FeedError::Encoding(cause) => PushError::Encoding { blob, cause },
             FeedError::Abandoned => PushError::Reader { blob },
         }
@@ -507,7 +586,11 @@ fn next_step(
         Class::Missing if next <= repository.client().retry().attempts => {
             Step::Wait(std::time::Duration::ZERO)
         }
-        class => repository.client().retry().wait(next, class).map_or(Step::Stop, Step::Wait),
+        class => repository
+            .client()
+            .retry()
+            .wait(next, class)
+            .map_or(Step::Stop, Step::Wait),
     }
 }
 

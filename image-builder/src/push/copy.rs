@@ -30,8 +30,15 @@ pub async fn copy(
     progress: Arc<dyn Progress>,
 ) -> Result<Pushed, PushError> {
     let mut gathered = Gathered::default();
-    gathered.add(origin, origin.resolve(selector).await.map_err(origin_error)?).await?;
-    let Gathered { documents, blobs, .. } = gathered;
+    gathered
+        .add(
+            origin,
+            origin.resolve(selector).await.map_err(origin_error)?,
+        )
+        .await?;
+    let Gathered {
+        documents, blobs, ..
+    } = gathered;
     let source: Arc<dyn Source> = Arc::new(OriginSource::new(origin.clone()));
     let mut mount_from = options.mount_from.clone();
     mount_from.extend(origin.repository_name(destination));
@@ -41,7 +48,12 @@ pub async fn copy(
         .collect();
     let blobs = place_all(jobs, destination, options, &progress).await?;
     let top = place(&documents, destination, &options.tags).await?;
-    Ok(Pushed { top, documents, blobs, tags: options.tags.clone() })
+    Ok(Pushed {
+        top,
+        documents,
+        blobs,
+        tags: options.tags.clone(),
+    })
 }
 
 /// Jobs that bring the layers of a base image to the destination.
@@ -49,13 +61,24 @@ pub(super) fn base_layers(
     mounts: &[Descriptor],
     options: &PushOptions,
 ) -> Result<Vec<Job>, PushError> {
-    let Some(first) = mounts.first() else { return Ok(Vec::new()) };
-    let base = options.base.clone().ok_or(PushError::NoBase { digest: first.digest })?;
+    let Some(first) = mounts.first() else {
+        return Ok(Vec::new());
+    };
+    let base = options.base.clone().ok_or(PushError::NoBase {
+        digest: first.digest,
+    })?;
     let mount_from = vec![base.name().to_owned()];
     let source: Arc<dyn Source> = Arc::new(OriginSource::new(Origin::Repository(base)));
     Ok(mounts
         .iter()
-        .map(|layer| Job::new(&name(layer), as_blob(layer), Arc::clone(&source), &mount_from))
+        .map(|layer| {
+            Job::new(
+                &name(layer),
+                as_blob(layer),
+                Arc::clone(&source),
+                &mount_from,
+            )
+        })
         .collect())
 }
 
@@ -78,17 +101,22 @@ impl Gathered {
             if !self.seen.insert(document.digest) {
                 return Ok(());
             }
-            let is_index =
-                [media_type::INDEX, media_type::DOCKER_INDEX].contains(&document.media_type.as_str());
+            let is_index = [media_type::INDEX, media_type::DOCKER_INDEX]
+                .contains(&document.media_type.as_str());
             if is_index {
                 let index: Index = parse(&document)?;
                 for descriptor in &index.manifests {
-                    self.add(origin, origin.document(descriptor).await.map_err(origin_error)?).await?;
+                    self.add(
+                        origin,
+                        origin.document(descriptor).await.map_err(origin_error)?,
+                    )
+                    .await?;
                 }
             } else {
                 let manifest: Manifest = parse(&document)?;
                 let blobs = manifest.layers.into_iter().chain([manifest.config]);
-                self.blobs.extend(blobs.filter(|blob| self.seen.insert(blob.digest)));
+                self.blobs
+                    .extend(blobs.filter(|blob| self.seen.insert(blob.digest)));
             }
             self.documents.push(document);
             Ok(())
@@ -110,7 +138,11 @@ fn parse<T: serde::de::DeserializeOwned>(document: &Document) -> Result<T, PushE
 /// What people call a layer: its file, where it says which.
 fn name(descriptor: &Descriptor) -> String {
     let annotations = descriptor.annotations.as_ref();
-    let title = |key: &str| annotations.and_then(|annotations| annotations.get(key)).cloned();
+    let title = |key: &str| {
+        annotations
+            .and_then(|annotations| annotations.get(key))
+            .cloned()
+    };
     title("org.opencontainers.image.title")
         .or_else(|| title("org.cncf.model.filepath"))
         .unwrap_or_else(|| descriptor.digest.to_string())
@@ -120,7 +152,10 @@ fn name(descriptor: &Descriptor) -> String {
 fn as_blob(descriptor: &Descriptor) -> Blob {
     Blob {
         media_type: descriptor.media_type.clone(),
-        parts: vec![Part::File { path: descriptor.digest.to_string(), size: descriptor.size }],
+        parts: vec![Part::File {
+            path: descriptor.digest.to_string(),
+            size: descriptor.size,
+        }],
         encoding: Encoding::Plain,
         expected: Some(descriptor.digest),
         annotations: descriptor.annotations.clone().unwrap_or_default(),

@@ -23,9 +23,10 @@ impl Destination {
                 .blob_size(digest)
                 .await
                 .map_err(|cause| PushError::registry(&what, cause))?,
-            Self::Layout(layout) => {
-                layout.has(digest).await.map_err(|cause| PushError::layout(&what, cause))?
-            }
+            Self::Layout(layout) => layout
+                .has(digest)
+                .await
+                .map_err(|cause| PushError::layout(&what, cause))?,
         };
         Ok(present == Some(size))
     }

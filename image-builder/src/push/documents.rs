@@ -10,8 +10,13 @@ use crate::registry::{Repository, RequestBody, referrer_entry};
 
 /// Whether a document is a manifest or an index; others are blobs.
 pub(super) fn is_manifest(kind: &str) -> bool {
-    [media_type::MANIFEST, media_type::INDEX, media_type::DOCKER_MANIFEST, media_type::DOCKER_INDEX]
-        .contains(&kind)
+    [
+        media_type::MANIFEST,
+        media_type::INDEX,
+        media_type::DOCKER_MANIFEST,
+        media_type::DOCKER_INDEX,
+    ]
+    .contains(&kind)
 }
 
 /// Writes the documents in their order and gives the last one its tags.
@@ -41,9 +46,9 @@ async fn place_below(repository: &Repository, document: &Document) -> Result<(),
     if is_manifest(&document.media_type) {
         return place_manifest(repository, document, &document.digest.to_string()).await;
     }
-    place_blob(repository, document).await.map_err(|cause| {
-        PushError::registry(&format!("the config {}", document.digest), cause)
-    })
+    place_blob(repository, document)
+        .await
+        .map_err(|cause| PushError::registry(&format!("the config {}", document.digest), cause))
 }
 
 /// A small blob that is in memory: looked for, then sent.
@@ -66,7 +71,9 @@ pub(super) async fn send_small(
 ) -> Result<(), crate::registry::RegistryError> {
     crate::registry::retrying(repository.client().retry(), || async {
         let upload = repository.open_upload().await?;
-        repository.finish_upload(&upload, digest, RequestBody::Bytes(bytes.clone())).await
+        repository
+            .finish_upload(&upload, digest, RequestBody::Bytes(bytes.clone()))
+            .await
     })
     .await
 }
@@ -96,10 +103,16 @@ async fn place_manifest(
     if present.is_some_and(|present| present.digest == document.digest) {
         return Ok(());
     }
-    let listing = repository.put_manifest(selector, document).await.map_err(failed)?;
+    let listing = repository
+        .put_manifest(selector, document)
+        .await
+        .map_err(failed)?;
     match subject_of(document) {
         Some((subject, entry)) => {
-            repository.list_referrer(subject, entry, listing).await.map_err(failed)?;
+            repository
+                .list_referrer(subject, entry, listing)
+                .await
+                .map_err(failed)?;
             Ok(())
         }
         None => Ok(()),

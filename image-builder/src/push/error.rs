@@ -112,7 +112,9 @@ pub enum PushError {
         reason: String,
     },
     /// The thread that reads died.
-    #[error("the thread that reads {blob} ended without an answer; this is a fault of image-builder")]
+    #[error(
+        "the thread that reads {blob} ended without an answer; this is a fault of image-builder"
+    )]
     Reader {
         /// The blob's name for people.
         blob: String,
@@ -121,10 +123,16 @@ pub enum PushError {
 
 impl PushError {
     pub(super) fn registry(what: &str, cause: RegistryError) -> Self {
-        Self::Registry { what: what.to_owned(), cause }
+        Self::Registry {
+            what: what.to_owned(),
+            cause,
+        }
     }
 
     pub(super) fn layout(what: &str, cause: LayoutError) -> Self {
-        Self::Layout { what: what.to_owned(), cause }
+        Self::Layout {
+            what: what.to_owned(),
+            cause,
+        }
     }
 }

@@ -133,11 +133,21 @@ pub async fn push(
         .collect();
     jobs.extend(copy::base_layers(&plan.mounts, options)?);
     let blobs = place_all(jobs, destination, options, &progress).await?;
-    let made: Vec<MadeBlob> =
-        blobs.iter().take(plan.blobs.len()).map(|blob| blob.made.clone()).collect();
-    let documents = plan.finish(&made).map_err(|cause| PushError::Plan { cause })?;
+    let made: Vec<MadeBlob> = blobs
+        .iter()
+        .take(plan.blobs.len())
+        .map(|blob| blob.made.clone())
+        .collect();
+    let documents = plan
+        .finish(&made)
+        .map_err(|cause| PushError::Plan { cause })?;
     let top = documents::place(&documents, destination, &options.tags).await?;
-    Ok(Pushed { top, documents, blobs, tags: options.tags.clone() })
+    Ok(Pushed {
+        top,
+        documents,
+        blobs,
+        tags: options.tags.clone(),
+    })
 }
 
 /// What is known about a blob before anything is sent.
@@ -161,12 +171,17 @@ pub async fn forecast(
     destination: &Destination,
     options: &PushOptions,
 ) -> Result<Vec<Forecast>, PushError> {
-    let known = plan.blobs.iter().map(|blob| blob::known(blob, source, options));
+    let known = plan
+        .blobs
+        .iter()
+        .map(|blob| blob::known(blob, source, options));
     futures::stream::iter(known)
         .map(|known| async move {
             Ok(match known {
                 None => Forecast::Unknown,
-                Some(known) if destination.has(known.digest, known.size).await? => Forecast::Present,
+                Some(known) if destination.has(known.digest, known.size).await? => {
+                    Forecast::Present
+                }
                 Some(_) => Forecast::Absent,
             })
         })
@@ -182,12 +197,18 @@ async fn place_all(
     options: &PushOptions,
     progress: &Arc<dyn Progress>,
 ) -> Result<Vec<PushedBlob>, PushError> {
-    let planned = jobs.iter().map(|job| (job.name.clone(), job.blob.content_size())).collect();
+    let planned = jobs
+        .iter()
+        .map(|job| (job.name.clone(), job.blob.content_size()))
+        .collect();
     progress.event(Event::Planned { blobs: planned });
-    let context = blob::Context { destination, options, progress };
+    let context = blob::Context {
+        destination,
+        options,
+        progress,
+    };
     let mut placed = Vec::new();
-    let (first, repeated) = twins::part(jobs, options);
-    for jobs in [first, repeated] {
+    for jobs in twins::part(jobs, options) {
         let some: Vec<(usize, PushedBlob)> = futures::stream::iter(jobs)
             .map(|(index, job)| {
                 let context = &context;

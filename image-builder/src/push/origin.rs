@@ -42,11 +42,17 @@ pub enum OriginError {
 
 impl OriginError {
     fn registry(what: &str, cause: RegistryError) -> Self {
-        Self::Registry { what: what.to_owned(), cause }
+        Self::Registry {
+            what: what.to_owned(),
+            cause,
+        }
     }
 
     fn layout(what: &str, cause: LayoutError) -> Self {
-        Self::Layout { what: what.to_owned(), cause }
+        Self::Layout {
+            what: what.to_owned(),
+            cause,
+        }
     }
 }
 
@@ -93,9 +99,10 @@ impl Origin {
                 .read_document(descriptor)
                 .await
                 .map_err(|cause| OriginError::registry(&what, cause)),
-            Self::Layout(layout) => {
-                layout.document(descriptor).await.map_err(|cause| OriginError::layout(&what, cause))
-            }
+            Self::Layout(layout) => layout
+                .document(descriptor)
+                .await
+                .map_err(|cause| OriginError::layout(&what, cause)),
         }
     }
 
@@ -156,8 +163,14 @@ impl Source for OriginSource {
             if range.is_empty() {
                 return Ok(futures::stream::empty().boxed());
             }
-            let stream = self.0.read(digest, range).await.map_err(|cause| unreadable(&path, cause))?;
-            Ok(stream.map(move |item| item.map_err(|cause| unreadable(&path, cause))).boxed())
+            let stream = self
+                .0
+                .read(digest, range)
+                .await
+                .map_err(|cause| unreadable(&path, cause))?;
+            Ok(stream
+                .map(move |item| item.map_err(|cause| unreadable(&path, cause)))
+                .boxed())
         })
     }
 }
@@ -173,7 +186,13 @@ fn unreadable(what: &str, cause: impl std::error::Error + Send + Sync + 'static)
 
 /// A blob of a registry as one stream, which goes on by itself where it was cut.
 fn resuming(repository: Repository, digest: Digest, range: Range<u64>) -> BlobStream {
-    let state = Resuming { repository, digest, range, stream: None, failures: 0 };
+    let state = Resuming {
+        repository,
+        digest,
+        range,
+        stream: None,
+        failures: 0,
+    };
     futures::stream::try_unfold(state, |mut state| async move {
         Ok(state.next().await?.map(|bytes| (bytes, state)))
     })
@@ -215,7 +234,12 @@ impl Resuming {
 
     async fn pause(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         self.failures += 1;
-        match self.repository.client().retry().wait(self.failures + 1, error.class()) {
+        match self
+            .repository
+            .client()
+            .retry()
+            .wait(self.failures + 1, error.class())
+        {
             Some(wait) => {
                 tokio::time::sleep(wait).await;
                 Ok(())

@@ -21,11 +21,20 @@ pub(super) async fn send(
     known: Option<&Fed>,
 ) -> Result<Fed, Attempt> {
     let size = size.max(upload.chunk_minimum.unwrap_or_default()).max(1);
-    let mut sending = Sending { way, repository, upload, size, known, start: Start::default() };
+    let mut sending = Sending {
+        way,
+        repository,
+        upload,
+        size,
+        known,
+        start: Start::default(),
+    };
     let mut next = 2;
     loop {
-        let error = match sending.from_start().await {
-            Ok((patched, fed)) => return way.close(repository, &sending.upload, patched, fed).await,
+        let error = match sending.send_rest().await {
+            Ok((patched, fed)) => {
+                return way.close(repository, &sending.upload, patched, fed).await;
+            }
             Err(Attempt::Final(error)) => return Err(Attempt::Final(error)),
             Err(Attempt::Registry(error)) => error,
         };
@@ -53,7 +62,7 @@ struct Sending<'a> {
 
 impl Sending<'_> {
     /// Sends everything that was not acknowledged.
-    async fn from_start(&mut self) -> Result<(Patched, Fed), Attempt> {
+    async fn send_rest(&mut self) -> Result<(Patched, Fed), Attempt> {
         let expected = self.known.map(|fed| fed.digest);
         let mut feed = self.way.feed(expected, self.start.clone(), Some(self.size));
         let total = (self.way.job.blob.encoding == Encoding::Plain)
@@ -99,8 +108,9 @@ impl Sending<'_> {
         let forward = forward(feed, first, limit, sender, Arc::clone(&sent));
         let part = length.map(|length| offset..offset + length);
         let end = || sent.load(Ordering::Relaxed);
-        let patch =
-            self.repository.patch(&mut self.upload, part, RequestBody::Stream(body), end);
+        let patch = self
+            .repository
+            .patch(&mut self.upload, part, RequestBody::Stream(body), end);
         let (answer, following) = tokio::join!(patch, forward);
         let answer = answer?;
         self.start.offset = sent.load(Ordering::Relaxed);
@@ -109,7 +119,9 @@ impl Sending<'_> {
 
     /// Where to go on after a failure; false where the upload is lost.
     async fn find_start(&mut self) -> bool {
-        let Ok(has) = self.repository.upload_length(&mut self.upload).await else { return false };
+        let Ok(has) = self.repository.upload_length(&mut self.upload).await else {
+            return false;
+        };
         has == Some(self.start.offset)
     }
 }

@@ -14,7 +14,7 @@ use crate::digest::{Digest, Hasher};
 const SAMPLE: usize = 64 << 10;
 
 /// Splits jobs, with their places, into those to do at once and those that probably repeat one of them.
-pub(super) fn part(jobs: Vec<Job>, options: &PushOptions) -> (Vec<(usize, Job)>, Vec<(usize, Job)>) {
+pub(super) fn part(jobs: Vec<Job>, options: &PushOptions) -> [Vec<(usize, Job)>; 2] {
     let mut seen = HashSet::new();
     let mut repeated = Vec::new();
     let mut first = Vec::new();
@@ -28,14 +28,16 @@ pub(super) fn part(jobs: Vec<Job>, options: &PushOptions) -> (Vec<(usize, Job)>,
             first.push((index, job));
         }
     }
-    (first, repeated)
+    [first, repeated]
 }
 
 /// The digest of a sample of a blob's largest file, where that is on this machine. A file that cannot be read has none: the
 /// push will tell.
 fn sample(job: &Job) -> Option<Digest> {
     let largest = job.blob.parts.iter().max_by_key(|part| part.size())?;
-    let Part::File { path, size } = largest else { return None };
+    let Part::File { path, size } = largest else {
+        return None;
+    };
     let mut file = File::open(job.source.local_path(path)?).ok()?;
     file.seek(SeekFrom::Start(size / 2)).ok()?;
     let mut bytes = Vec::with_capacity(SAMPLE);

@@ -42,12 +42,18 @@ struct Problem {
 pub(crate) fn error_detail(body: &[u8]) -> String {
     let parts: Vec<String> = match serde_json::from_slice::<Errors>(body) {
         Ok(errors) => {
-            let oauth = [errors.error, errors.error_description].into_iter().flatten();
+            let oauth = [errors.error, errors.error_description]
+                .into_iter()
+                .flatten();
             errors
                 .errors
                 .into_iter()
                 .map(|problem| {
-                    [problem.code, problem.message].into_iter().flatten().collect::<Vec<_>>().join(" ")
+                    [problem.code, problem.message]
+                        .into_iter()
+                        .flatten()
+                        .collect::<Vec<_>>()
+                        .join(" ")
                 })
                 .chain(oauth)
                 .filter(|text| !text.is_empty())
@@ -61,7 +67,13 @@ pub(crate) fn error_detail(body: &[u8]) -> String {
     let text: String = parts
         .join("; ")
         .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
         .take(MOST_DETAIL)
         .collect();
     format!(": {text}")
@@ -69,7 +81,11 @@ pub(crate) fn error_detail(body: &[u8]) -> String {
 
 /// When the registry wants to be asked again. Dates are not read: registries send seconds.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    text(headers, &RETRY_AFTER)?.trim().parse().ok().map(Duration::from_secs)
+    text(headers, &RETRY_AFTER)?
+        .trim()
+        .parse()
+        .ok()
+        .map(Duration::from_secs)
 }
 
 /// The last byte that an upload has, of `Range: 0-LAST`.
@@ -96,13 +112,24 @@ pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
 
 /// Where the next page of a list is, of `Link: <…>; rel="next"`.
 pub(crate) fn next_page(headers: &HeaderMap) -> Option<String> {
-    headers.get_all(http::header::LINK).iter().find_map(|value| {
-        let (address, parameters) = value.to_str().ok()?.trim().strip_prefix('<')?.split_once('>')?;
-        let is_next = parameters.split(';').any(|parameter| {
-            parameter.trim().strip_prefix("rel=").is_some_and(|rel| rel.trim_matches('"') == "next")
-        });
-        is_next.then(|| address.to_owned())
-    })
+    headers
+        .get_all(http::header::LINK)
+        .iter()
+        .find_map(|value| {
+            let (address, parameters) = value
+                .to_str()
+                .ok()?
+                .trim()
+                .strip_prefix('<')?
+                .split_once('>')?;
+            let is_next = parameters.split(';').any(|parameter| {
+                parameter
+                    .trim()
+                    .strip_prefix("rel=")
+                    .is_some_and(|rel| rel.trim_matches('"') == "next")
+            });
+            is_next.then(|| address.to_owned())
+        })
 }
 
 #[cfg(test)]
@@ -120,9 +147,13 @@ mod tests {
 
     #[test]
     fn errors_of_registries_and_of_token_services_become_one_line() {
-        let body = br#"{"errors":[{"code":"DENIED","message":"not\nyours","detail":{}},{"code":"X"}]}"#;
+        let body =
+            br#"{"errors":[{"code":"DENIED","message":"not\nyours","detail":{}},{"code":"X"}]}"#;
         assert_eq!(error_detail(body), ": DENIED not yours; X");
-        assert_eq!(error_detail(br#"{"error":"invalid_grant","error_description":"old"}"#), ": invalid_grant; old");
+        assert_eq!(
+            error_detail(br#"{"error":"invalid_grant","error_description":"old"}"#),
+            ": invalid_grant; old"
+        );
         assert_eq!(error_detail(b"<html>"), "");
         let long = format!(r#"{{"errors":[{{"code":"{}"}}]}}"#, "x".repeat(1000));
         assert!(error_detail(long.as_bytes()).len() < 310);
@@ -133,9 +164,15 @@ mod tests {
         assert_eq!(range_end(&headers(RANGE, "0-1023")), Some(1023));
         assert_eq!(range_end(&headers(RANGE, "bytes=0-7")), Some(7));
         assert_eq!(range_end(&HeaderMap::new()), None);
-        assert_eq!(retry_after(&headers(RETRY_AFTER, "7")), Some(Duration::from_secs(7)));
+        assert_eq!(
+            retry_after(&headers(RETRY_AFTER, "7")),
+            Some(Duration::from_secs(7))
+        );
         let link = headers(LINK, r#"</v2/a/tags/list?last=b&n=1>; rel="next""#);
-        assert_eq!(next_page(&link).as_deref(), Some("/v2/a/tags/list?last=b&n=1"));
+        assert_eq!(
+            next_page(&link).as_deref(),
+            Some("/v2/a/tags/list?last=b&n=1")
+        );
         assert_eq!(next_page(&headers(LINK, r#"</x>; rel="prev""#)), None);
     }
 }

@@ -82,7 +82,12 @@ impl Client {
         let scheme = if plain { "http" } else { "https" };
         let address = format!("{scheme}://{}/v2/", reference.api_host());
         let base = Url::parse(&address).map_err(|_| TransportError::Address { address })?;
-        Ok(Repository::new(self.clone(), reference.host(), reference.repository(), base))
+        Ok(Repository::new(
+            self.clone(),
+            reference.host(),
+            reference.repository(),
+            base,
+        ))
     }
 
     pub(crate) fn transport(&self) -> &Transport {
@@ -96,7 +101,10 @@ impl Client {
     /// The form of upload that works with a host, as far as is known.
     pub(crate) fn upload_form(&self, host: &str) -> UploadForm {
         let forms = self.0.forms.lock().unwrap_or_else(PoisonError::into_inner);
-        forms.get(host).copied().unwrap_or_else(|| UploadForm::of_host(host))
+        forms
+            .get(host)
+            .copied()
+            .unwrap_or_else(|| UploadForm::of_host(host))
     }
 
     /// Remembers the form of upload that works with a host.
@@ -135,7 +143,9 @@ impl Client {
             .refused(registry, scopes, response.headers())
             .await
             .map_err(|cause| auth_error(action, registry, cause))?;
-        let Some(mut again) = again else { return Ok(response) };
+        let Some(mut again) = again else {
+            return Ok(response);
+        };
         again.authorization = self.authorization(action, registry, scopes).await?;
         self.send(action, registry, again).await
     }
@@ -177,7 +187,12 @@ impl Client {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         // The status says enough when the body cannot be read.
-        let body = self.0.transport.collect(response.into_body()).await.unwrap_or_default();
+        let body = self
+            .0
+            .transport
+            .collect(response.into_body())
+            .await
+            .unwrap_or_default();
         RegistryError::Answered {
             action: action.to_owned(),
             host: host.to_owned(),
@@ -190,15 +205,26 @@ impl Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Client").field("scheme", &self.0.scheme).finish_non_exhaustive()
+        formatter
+            .debug_struct("Client")
+            .field("scheme", &self.0.scheme)
+            .finish_non_exhaustive()
     }
 }
 
 pub(crate) fn transport_error(action: &str, host: &str, cause: TransportError) -> RegistryError {
-    RegistryError::Transport { action: action.to_owned(), host: host.to_owned(), cause }
+    RegistryError::Transport {
+        action: action.to_owned(),
+        host: host.to_owned(),
+        cause: Box::new(cause),
+    }
 }
 
-fn auth_error(action: &str, registry: &Registry<'_>, cause: super::auth::AuthError) -> RegistryError {
+fn auth_error(
+    action: &str,
+    registry: &Registry<'_>,
+    cause: super::auth::AuthError,
+) -> RegistryError {
     RegistryError::Auth {
         action: action.to_owned(),
         host: registry.host.to_owned(),

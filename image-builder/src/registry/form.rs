@@ -28,7 +28,11 @@ impl UploadForm {
             || [".pkg.dev", ".gcr.io", ".amazonaws.com", ".amazonaws.com.cn"]
                 .iter()
                 .any(|suffix| name.ends_with(suffix));
-        if monolithic { Self::Monolithic } else { Self::Streamed }
+        if monolithic {
+            Self::Monolithic
+        } else {
+            Self::Streamed
+        }
     }
 
     /// The form to try after this one was refused with `status`, or `None` when all were.
@@ -69,10 +73,20 @@ mod tests {
 
     #[test]
     fn known_hosts_begin_with_the_form_that_they_take() {
-        for host in ["ghcr.io", "europe-docker.pkg.dev", "eu.gcr.io", "1.dkr.ecr.eu-west-1.amazonaws.com"] {
+        for host in [
+            "ghcr.io",
+            "europe-docker.pkg.dev",
+            "eu.gcr.io",
+            "1.dkr.ecr.eu-west-1.amazonaws.com",
+        ] {
             assert_eq!(UploadForm::of_host(host), UploadForm::Monolithic, "{host}");
         }
-        for host in ["me.azurecr.io", "docker.io", "localhost:5000", "harbor.example.com"] {
+        for host in [
+            "me.azurecr.io",
+            "docker.io",
+            "localhost:5000",
+            "harbor.example.com",
+        ] {
             assert_eq!(UploadForm::of_host(host), UploadForm::Streamed, "{host}");
         }
     }
@@ -88,6 +102,9 @@ mod tests {
         let segments = [64_u64, 16, 4].map(|size| UploadForm::Segmented(size << 20));
         assert_eq!(seen[..2], [UploadForm::Streamed, UploadForm::Monolithic]);
         assert_eq!(seen[2..], segments);
-        assert_eq!(UploadForm::Streamed.after(413), Some(UploadForm::Segmented(64 << 20)));
+        assert_eq!(
+            UploadForm::Streamed.after(413),
+            Some(UploadForm::Segmented(64 << 20))
+        );
     }
 }

@@ -121,15 +121,26 @@ impl Reference {
     /// [`ReferenceError::Tag`] when `tag` is none.
     pub fn with_tag(&self, tag: &str) -> Result<Self, ReferenceError> {
         if !is_tag(tag) {
-            return Err(ReferenceError::Tag { text: self.to_string(), tag: tag.to_owned() });
+            return Err(ReferenceError::Tag {
+                text: self.to_string(),
+                tag: tag.to_owned(),
+            });
         }
-        Ok(Self { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
+        Ok(Self {
+            tag: Some(tag.to_owned()),
+            digest: None,
+            ..self.clone()
+        })
     }
 
     /// The same repository by digest, without a tag: what image volumes and Workspaces should name.
     #[must_use]
     pub fn with_digest(&self, digest: Digest) -> Self {
-        Self { tag: None, digest: Some(digest), ..self.clone() }
+        Self {
+            tag: None,
+            digest: Some(digest),
+            ..self.clone()
+        }
     }
 
     /// Another repository of the same registry.
@@ -155,7 +166,11 @@ impl Reference {
 /// The host that answers the registry protocol for a host as people write it.
 #[must_use]
 pub fn api_host(host: &str) -> &str {
-    if host == DOCKER_HUB { DOCKER_HUB_API } else { host }
+    if host == DOCKER_HUB {
+        DOCKER_HUB_API
+    } else {
+        host
+    }
 }
 
 /// Whether a host (with or without port) is this machine: such registries speak plain HTTP unless told otherwise.
@@ -167,19 +182,25 @@ pub fn is_loopback(host: &str) -> bool {
     };
     name == "localhost"
         || name.ends_with(".localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        || name
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bare = text.strip_prefix("docker://").or_else(|| text.strip_prefix("oci://")).unwrap_or(text);
+        let bare = text
+            .strip_prefix("docker://")
+            .or_else(|| text.strip_prefix("oci://"))
+            .unwrap_or(text);
         let (named, digest) = match bare.split_once('@') {
             Some((named, digest)) => {
-                let digest = digest
-                    .parse()
-                    .map_err(|cause| ReferenceError::Digest { text: text.to_owned(), cause })?;
+                let digest = digest.parse().map_err(|cause| ReferenceError::Digest {
+                    text: text.to_owned(),
+                    cause,
+                })?;
                 (named, Some(digest))
             }
             None => (bare, None),
@@ -187,10 +208,16 @@ impl FromStr for Reference {
         let (host, path) = split_host(named);
         let (repository, tag) = split_tag(path);
         if !is_host(host) {
-            return Err(ReferenceError::Host { text: text.to_owned(), host: host.to_owned() });
+            return Err(ReferenceError::Host {
+                text: text.to_owned(),
+                host: host.to_owned(),
+            });
         }
         if let Some(tag) = tag.filter(|tag| !is_tag(tag)) {
-            return Err(ReferenceError::Tag { text: text.to_owned(), tag: tag.to_owned() });
+            return Err(ReferenceError::Tag {
+                text: text.to_owned(),
+                tag: tag.to_owned(),
+            });
         }
         if !is_repository(repository) {
             return Err(ReferenceError::Repository {
@@ -201,7 +228,11 @@ impl FromStr for Reference {
         let official = host == DOCKER_HUB && !repository.contains('/');
         Ok(Self {
             host: host.to_owned(),
-            repository: if official { format!("library/{repository}") } else { repository.to_owned() },
+            repository: if official {
+                format!("library/{repository}")
+            } else {
+                repository.to_owned()
+            },
             tag: tag.map(str::to_owned),
             digest,
         })
@@ -243,12 +274,16 @@ fn split_tag(path: &str) -> (&str, Option<&str>) {
 
 fn is_host(host: &str) -> bool {
     !host.is_empty()
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte))
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte))
 }
 
 fn is_tag(tag: &str) -> bool {
     let mut bytes = tag.bytes();
-    let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let first = bytes
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     first
         && tag.len() <= 128
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
@@ -261,14 +296,14 @@ fn is_repository(repository: &str) -> bool {
 /// Lower-case alphanumeric runs, separated by one `.`, one or two `_`, or any number of `-`.
 fn is_component(component: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let separators = component.split(|character: char| {
-        u8::try_from(character).is_ok_and(word)
-    });
+    let separators = component.split(|character: char| u8::try_from(character).is_ok_and(word));
     component.bytes().next().is_some_and(word)
         && component.bytes().last().is_some_and(word)
-        && separators.filter(|separator| !separator.is_empty()).all(|separator| {
-            matches!(separator, "." | "_" | "__") || separator.bytes().all(|byte| byte == b'-')
-        })
+        && separators
+            .filter(|separator| !separator.is_empty())
+            .all(|separator| {
+                matches!(separator, "." | "_" | "__") || separator.bytes().all(|byte| byte == b'-')
+            })
 }
 
 #[cfg(test)]
@@ -294,28 +329,61 @@ mod tests {
     #[test]
     fn ports_tags_and_digests_are_told_apart() {
         let reference = parse("localhost:5000/a/b");
-        assert_eq!((reference.host(), reference.tag()), ("localhost:5000", None));
+        assert_eq!(
+            (reference.host(), reference.tag()),
+            ("localhost:5000", None)
+        );
         let reference = parse(&format!("[::1]:5000/a:t@{DIGEST}"));
-        assert_eq!((reference.host(), reference.tag()), ("[::1]:5000", Some("t")));
+        assert_eq!(
+            (reference.host(), reference.tag()),
+            ("[::1]:5000", Some("t"))
+        );
         assert_eq!(reference.selector(), DIGEST);
         assert_eq!(reference.to_string(), format!("[::1]:5000/a:t@{DIGEST}"));
-        assert_eq!(reference.with_tag("x").unwrap().to_string(), "[::1]:5000/a:x");
+        assert_eq!(
+            reference.with_tag("x").unwrap().to_string(),
+            "[::1]:5000/a:x"
+        );
     }
 
     #[test]
     fn what_registries_refuse_is_refused_with_the_reason() {
-        assert!(matches!("r.io/Upper".parse::<Reference>(), Err(ReferenceError::Repository { .. })));
-        assert!(matches!("r.io/a//b".parse::<Reference>(), Err(ReferenceError::Repository { .. })));
-        assert!(matches!("r.io/a___b".parse::<Reference>(), Err(ReferenceError::Repository { .. })));
-        assert!(matches!("r.io/".parse::<Reference>(), Err(ReferenceError::Repository { .. })));
-        assert!(matches!("r.io/a:-x".parse::<Reference>(), Err(ReferenceError::Tag { .. })));
-        assert!(matches!("r.io/a@sha256:00".parse::<Reference>(), Err(ReferenceError::Digest { .. })));
+        assert!(matches!(
+            "r.io/Upper".parse::<Reference>(),
+            Err(ReferenceError::Repository { .. })
+        ));
+        assert!(matches!(
+            "r.io/a//b".parse::<Reference>(),
+            Err(ReferenceError::Repository { .. })
+        ));
+        assert!(matches!(
+            "r.io/a___b".parse::<Reference>(),
+            Err(ReferenceError::Repository { .. })
+        ));
+        assert!(matches!(
+            "r.io/".parse::<Reference>(),
+            Err(ReferenceError::Repository { .. })
+        ));
+        assert!(matches!(
+            "r.io/a:-x".parse::<Reference>(),
+            Err(ReferenceError::Tag { .. })
+        ));
+        assert!(matches!(
+            "r.io/a@sha256:00".parse::<Reference>(),
+            Err(ReferenceError::Digest { .. })
+        ));
         assert!(parse("r.io/a__b/c--d/e.f").tag().is_none());
     }
 
     #[test]
     fn only_this_machine_is_spoken_to_in_plain_http() {
-        for host in ["localhost", "localhost:5000", "127.0.0.1:1", "[::1]:5000", "r.localhost:80"] {
+        for host in [
+            "localhost",
+            "localhost:5000",
+            "127.0.0.1:1",
+            "[::1]:5000",
+            "r.localhost:80",
+        ] {
             assert!(is_loopback(host), "{host}");
         }
         for host in ["r.io", "10.0.0.1:5000", "localhost.evil.io", "127.evil.io"] {

@@ -38,7 +38,11 @@ impl Repository {
     ) -> Result<Vec<Descriptor>, RegistryError> {
         let mut found = match self.listed(subject, artifact_type).await? {
             Some(found) => found,
-            None => self.fallback(subject).await?.map(|(index, _)| index.manifests).unwrap_or_default(),
+            None => self
+                .fallback(subject)
+                .await?
+                .map(|(index, _)| index.manifests)
+                .unwrap_or_default(),
         };
         if let Some(wanted) = artifact_type {
             found.retain(|descriptor| descriptor.artifact_type.as_deref() == Some(wanted));
@@ -58,8 +62,11 @@ impl Repository {
         let Some(subject) = &manifest.subject else {
             return Err(self.protocol(&action, "the manifest names no subject".to_owned()));
         };
-        let listing = self.put_manifest(&document.digest.to_string(), document).await?;
-        self.list_referrer(subject.digest, entry(document, &manifest), listing).await
+        let listing = self
+            .put_manifest(&document.digest.to_string(), document)
+            .await?;
+        self.list_referrer(subject.digest, entry(document, &manifest), listing)
+            .await
     }
 
     /// Makes sure that a manifest that was just written can be found from its subject.
@@ -80,7 +87,10 @@ impl Repository {
             tokio::time::sleep(wait).await;
         }
         let action = format!("attach {} in {}", entry.digest, self.name());
-        Err(self.protocol(&action, "others kept changing the list of referrers; try again".to_owned()))
+        Err(self.protocol(
+            &action,
+            "others kept changing the list of referrers; try again".to_owned(),
+        ))
     }
 
     /// What the registry lists by itself; `None` where it has no such list.
@@ -92,7 +102,8 @@ impl Repository {
         let action = format!("list the referrers of {subject} in {}", self.name());
         let mut url = self.url(&format!("referrers/{subject}"), &action)?;
         if let Some(artifact_type) = artifact_type {
-            url.query_pairs_mut().append_pair("artifactType", artifact_type);
+            url.query_pairs_mut()
+                .append_pair("artifactType", artifact_type);
         }
         let mut found = Vec::new();
         let mut next = Some(url);
@@ -101,12 +112,16 @@ impl Repository {
             let page = match self.page(&action, &url, Some(media_type::INDEX)).await {
                 // Registries that do not know the address answer 404, some 400, 405 or the like.
                 Ok(None) => return Ok(None),
-                Err(error) if matches!(error.class(), Class::Refused | Class::Form) => return Ok(None),
+                Err(error) if matches!(error.class(), Class::Refused | Class::Form) => {
+                    return Ok(None);
+                }
                 Ok(Some(page)) => page,
                 Err(error) => return Err(error),
             };
             let (headers, bytes) = page;
-            let Ok(index) = serde_json::from_slice::<Index>(&bytes) else { return Ok(None) };
+            let Ok(index) = serde_json::from_slice::<Index>(&bytes) else {
+                return Ok(None);
+            };
             filtered |= headers.contains_key(FILTERS_APPLIED);
             found.extend(index.manifests);
             next = next_page(&headers).and_then(|link| url.join(&link).ok());
@@ -123,7 +138,8 @@ impl Repository {
         let tag = fallback_tag(subject);
         let action = format!("read the referrers of {subject} in {}", self.name());
         let url = self.url(&format!("manifests/{tag}"), &action)?;
-        let Some((headers, bytes)) = self.page(&action, &url, Some(media_type::INDEX)).await? else {
+        let Some((headers, bytes)) = self.page(&action, &url, Some(media_type::INDEX)).await?
+        else {
             return Ok(None);
         };
         let index = self.parse("the index of referrers", &bytes)?;
@@ -134,7 +150,11 @@ impl Repository {
     ///
     /// Without conditions a writer that read before us and writes after us drops our entry. Its reading and writing take
     /// about as long as ours did, so the index is read again after several times that, and once more after that.
-    async fn add_to_fallback(&self, subject: Digest, entry: &Descriptor) -> Result<bool, RegistryError> {
+    async fn add_to_fallback(
+        &self,
+        subject: Digest,
+        entry: &Descriptor,
+    ) -> Result<bool, RegistryError> {
         let begun = Instant::now();
         let (mut index, etag) = match self.fallback(subject).await? {
             Some((index, etag)) => (index, etag),
@@ -142,14 +162,21 @@ impl Repository {
         };
         if !has(&index, entry) {
             index.manifests.push(entry.clone());
-            if !self.write_fallback(subject, &index, etag.as_deref()).await? {
+            if !self
+                .write_fallback(subject, &index, etag.as_deref())
+                .await?
+            {
                 return Ok(false);
             }
         }
         let took = begun.elapsed();
         for _ in 0..2 {
             tokio::time::sleep(took * 2 + took.mul_f64(fastrand::f64())).await;
-            if !self.fallback(subject).await?.is_some_and(|(index, _)| has(&index, entry)) {
+            if !self
+                .fallback(subject)
+                .await?
+                .is_some_and(|(index, _)| has(&index, entry))
+            {
                 return Ok(false);
             }
         }
@@ -166,7 +193,11 @@ impl Repository {
         let action = format!("write the referrers of {subject} in {}", self.name());
         let url = self.url(&format!("manifests/{}", fallback_tag(subject)), &action)?;
         let document = Document::from_value(media_type::INDEX, index).map_err(|cause| {
-            RegistryError::Document { what: "an index".to_owned(), host: self.host().to_owned(), cause }
+            RegistryError::Document {
+                what: "an index".to_owned(),
+                host: self.host().to_owned(),
+                cause,
+            }
         })?;
         let condition = match etag.map(HeaderValue::from_str) {
             Some(Ok(etag)) => Some((IF_MATCH, etag)),
@@ -194,8 +225,10 @@ fn fallback_tag(subject: Digest) -> String {
 
 /// What the list of referrers says about a manifest.
 pub(crate) fn entry(document: &Document, manifest: &Manifest) -> Descriptor {
-    let artifact_type =
-        manifest.artifact_type.clone().unwrap_or_else(|| manifest.config.media_type.clone());
+    let artifact_type = manifest
+        .artifact_type
+        .clone()
+        .unwrap_or_else(|| manifest.config.media_type.clone());
     Descriptor {
         artifact_type: Some(artifact_type),
         annotations: manifest.annotations.clone(),
@@ -204,7 +237,10 @@ pub(crate) fn entry(document: &Document, manifest: &Manifest) -> Descriptor {
 }
 
 fn has(index: &Index, entry: &Descriptor) -> bool {
-    index.manifests.iter().any(|present| present.digest == entry.digest)
+    index
+        .manifests
+        .iter()
+        .any(|present| present.digest == entry.digest)
 }
 
 fn empty_index() -> Index {

@@ -62,7 +62,12 @@ pub enum SubjectListing {
 
 impl Repository {
     pub(super) fn new(client: Client, host: &str, name: &str, base: Url) -> Self {
-        Self { client, host: host.to_owned(), name: name.to_owned(), base }
+        Self {
+            client,
+            host: host.to_owned(),
+            name: name.to_owned(),
+            base,
+        }
     }
 
     /// The registry's host as people write it.
@@ -91,7 +96,12 @@ impl Repository {
         let action = format!("look for the blob {digest} in {}", self.name);
         let url = self.url(&format!("blobs/{digest}"), &action)?;
         let response = self
-            .ask(&action, &[self.pull()], || Call::new(Method::HEAD, url.clone()), &[404])
+            .ask(
+                &action,
+                &[self.pull()],
+                || Call::new(Method::HEAD, url.clone()),
+                &[404],
+            )
             .await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
@@ -124,7 +134,10 @@ impl Repository {
         let response = self.ask_once(&action, &[self.pull()], call(), &[]).await?;
         let is_partial = self.check_partial(&response, range.as_ref(), &action)?;
         let headers = response.headers();
-        let (etag, length) = (text(headers, &ETAG).map(str::to_owned), content_length(headers));
+        let (etag, length) = (
+            text(headers, &ETAG).map(str::to_owned),
+            content_length(headers),
+        );
         let host = self.host.clone();
         let stream = self
             .client
@@ -132,7 +145,12 @@ impl Repository {
             .stream(response.into_body())
             .map(move |item| item.map_err(|cause| transport_error(&action, &host, cause)))
             .boxed();
-        Ok(BlobAnswer { is_partial, etag, length, stream })
+        Ok(BlobAnswer {
+            is_partial,
+            etag,
+            length,
+            stream,
+        })
     }
 
     /// Reads a small blob into memory and verifies it.
@@ -218,7 +236,11 @@ impl Repository {
         let response = self.ask(&action, &[self.push()], call, &[]).await?;
         self.check_digest(response.headers(), document.digest, "a manifest")?;
         let listed = response.headers().contains_key(SUBJECT);
-        Ok(if listed { SubjectListing::ByRegistry } else { SubjectListing::NotByRegistry })
+        Ok(if listed {
+            SubjectListing::ByRegistry
+        } else {
+            SubjectListing::NotByRegistry
+        })
     }
 
     /// Deletes a manifest and the tags that name it. Missing is as good as deleted.
@@ -229,7 +251,13 @@ impl Repository {
         let action = format!("delete the manifest {}@{digest}", self.name);
         let url = self.url(&format!("manifests/{digest}"), &action)?;
         let scopes = [Scope::Delete(self.name.clone())];
-        self.ask(&action, &scopes, || Call::new(Method::DELETE, url.clone()), &[404]).await?;
+        self.ask(
+            &action,
+            &scopes,
+            || Call::new(Method::DELETE, url.clone()),
+            &[404],
+        )
+        .await?;
         Ok(())
     }
 
@@ -246,7 +274,9 @@ impl Repository {
         let mut tags = Vec::new();
         let mut next = Some(self.url("tags/list", &action)?);
         while let Some(url) = next {
-            let Some((headers, bytes)) = self.page(&action, &url, None).await? else { break };
+            let Some((headers, bytes)) = self.page(&action, &url, None).await? else {
+                break;
+            };
             let page: Page = self.parse("the list of tags", &bytes)?;
             tags.extend(page.tags.unwrap_or_default());
             next = next_page(&headers).and_then(|link| url.join(&link).ok());
@@ -284,7 +314,10 @@ impl Repository {
         call: impl Fn() -> Call,
         accepted: &[u16],
     ) -> Result<Response<Incoming>, RegistryError> {
-        retrying(self.client.retry(), || self.ask_once(action, scopes, call(), accepted)).await
+        retrying(self.client.retry(), || {
+            self.ask_once(action, scopes, call(), accepted)
+        })
+        .await
     }
 
     /// Sends a request once.
@@ -295,7 +328,11 @@ impl Repository {
         call: Call,
         accepted: &[u16],
     ) -> Result<Response<Incoming>, RegistryError> {
-        let registry = Registry { host: &self.host, base: &self.base, repository: &self.name };
+        let registry = Registry {
+            host: &self.host,
+            base: &self.base,
+            repository: &self.name,
+        };
         let response = self.client.call(action, &registry, scopes, call).await?;
         let status = response.status();
         if status.is_success() || accepted.contains(&status.as_u16()) {
@@ -335,7 +372,11 @@ impl Repository {
     }
 
     pub(super) fn protocol(&self, action: &str, what: String) -> RegistryError {
-        RegistryError::Protocol { action: action.to_owned(), host: self.host.clone(), what }
+        RegistryError::Protocol {
+            action: action.to_owned(),
+            host: self.host.clone(),
+            what,
+        }
     }
 
     pub(super) fn parse<'a, T: Deserialize<'a>>(
@@ -367,8 +408,8 @@ impl Repository {
         RegistryError::Digest {
             what: format!("{what} of {}", self.name),
             host: self.host.clone(),
-            expected,
-            actual,
+            expected: Box::new(expected),
+            actual: Box::new(actual),
         }
     }
 
@@ -398,12 +439,18 @@ impl Repository {
         action: &str,
     ) -> Result<HeaderMap, RegistryError> {
         let mut headers = HeaderMap::new();
-        let Some(range) = range else { return Ok(headers) };
+        let Some(range) = range else {
+            return Ok(headers);
+        };
         let text = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
         headers.insert(RANGE, self.header_value(&text, action)?);
         if let Some(etag) = etag {
             // A weak validator may not be used for ranges.
-            let name: HeaderName = if etag.starts_with("W/") { IF_MATCH } else { IF_RANGE };
+            let name: HeaderName = if etag.starts_with("W/") {
+                IF_MATCH
+            } else {
+                IF_RANGE
+            };
             if name == IF_RANGE {
                 headers.insert(name, self.header_value(etag, action)?);
             }
@@ -423,14 +470,20 @@ impl Repository {
             return Ok(false);
         }
         let Some(range) = range else {
-            return Err(self.protocol(action, "it answers with a part, though all was asked for".to_owned()));
+            return Err(self.protocol(
+                action,
+                "it answers with a part, though all was asked for".to_owned(),
+            ));
         };
         let got = text(response.headers(), &CONTENT_RANGE).unwrap_or_default();
         let expected = format!("bytes {}-{}/", range.start, range.end.saturating_sub(1));
         if got.starts_with(&expected) {
             return Ok(true);
         }
-        Err(self.protocol(action, format!("it answers with the part `{got}`, not `{expected}…`")))
+        Err(self.protocol(
+            action,
+            format!("it answers with the part `{got}`, not `{expected}…`"),
+        ))
     }
 }
 
@@ -445,7 +498,9 @@ fn manifest_type(headers: &HeaderMap, bytes: &[u8]) -> String {
     struct Typed {
         media_type: Option<String>,
     }
-    let said = text(headers, &CONTENT_TYPE).and_then(|value| value.split(';').next()).map(str::trim);
+    let said = text(headers, &CONTENT_TYPE)
+        .and_then(|value| value.split(';').next())
+        .map(str::trim);
     match said {
         Some(said) if ACCEPTED.contains(&said) => said.to_owned(),
         said => serde_json::from_slice::<Typed>(bytes)

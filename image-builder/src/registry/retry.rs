@@ -17,7 +17,11 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { attempts: 6, first: Duration::from_millis(500), most: Duration::from_secs(30) }
+        Self {
+            attempts: 6,
+            first: Duration::from_millis(500),
+            most: Duration::from_secs(30),
+        }
     }
 }
 
@@ -27,7 +31,9 @@ impl RetryPolicy {
     /// The wait is random between nothing and its limit: clients that failed together do not come back together.
     #[must_use]
     pub fn wait(&self, next: u32, class: Class) -> Option<Duration> {
-        let Class::Transient(after) = class else { return None };
+        let Class::Transient(after) = class else {
+            return None;
+        };
         if next > self.attempts {
             return None;
         }
@@ -57,7 +63,9 @@ where
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        let Some(wait) = policy.wait(next, error.class()) else { return Err(error) };
+        let Some(wait) = policy.wait(next, error.class()) else {
+            return Err(error);
+        };
         tracing::debug!(%error, next, ?wait, "trying again");
         tokio::time::sleep(wait).await;
         next += 1;
@@ -81,7 +89,13 @@ mod tests {
 
     #[test]
     fn what_cannot_get_better_is_not_tried_again() {
-        for class in [Class::Unauthorized, Class::Missing, Class::Form, Class::Integrity, Class::Refused] {
+        for class in [
+            Class::Unauthorized,
+            Class::Missing,
+            Class::Form,
+            Class::Integrity,
+            Class::Refused,
+        ] {
             assert_eq!(RetryPolicy::default().wait(2, class), None);
         }
     }

@@ -66,19 +66,23 @@ impl Repository {
     pub(crate) async fn mount(&self, digest: Digest, from: &str) -> Result<Mount, RegistryError> {
         let action = format!("mount the blob {digest} of {from} in {}", self.name());
         let mut url = self.url("blobs/uploads/", &action)?;
-        url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
+        url.query_pairs_mut()
+            .append_pair("mount", &digest.to_string())
+            .append_pair("from", from);
         let scopes = [self.push(), Scope::Pull(from.to_owned())];
         let call = || Call::new(Method::POST, url.clone());
         // Whoever may not read the source may still upload: that is no reason to fail.
-        let response = self.ask(&action, &scopes, call, &[400, 401, 403, 404, 405]).await?;
+        let response = self
+            .ask(&action, &scopes, call, &[400, 401, 403, 404, 405])
+            .await?;
         match response.status() {
             StatusCode::CREATED => {
                 self.check_digest(response.headers(), digest, "a mounted blob")?;
                 Ok(Mount::Mounted)
             }
-            StatusCode::ACCEPTED => {
-                self.opened(&url, response.headers(), &action).map(Mount::Opened)
-            }
+            StatusCode::ACCEPTED => self
+                .opened(&url, response.headers(), &action)
+                .map(Mount::Opened),
             _ => Ok(Mount::Refused),
         }
     }
@@ -104,7 +108,9 @@ impl Repository {
         }
         let response = self.ask_once(&action, &[self.push()], call, &[]).await?;
         if response.status() == StatusCode::CREATED {
-            return Ok(Patched::Created(super::answer::content_digest(response.headers())));
+            return Ok(Patched::Created(super::answer::content_digest(
+                response.headers(),
+            )));
         }
         let (sent, has) = (end(), range_end(response.headers()));
         if has.is_some_and(|last| last + 1 != sent && !(sent == 0 && last == 0)) {
@@ -119,7 +125,10 @@ impl Repository {
     }
 
     /// Bytes that an upload has, where the registry tells.
-    pub(crate) async fn upload_length(&self, upload: &mut Upload) -> Result<Option<u64>, RegistryError> {
+    pub(crate) async fn upload_length(
+        &self,
+        upload: &mut Upload,
+    ) -> Result<Option<u64>, RegistryError> {
         let action = format!("ask how far an upload to {} is", self.name());
         let call = Call::new(Method::GET, upload.location.clone());
         let response = self.ask_once(&action, &[self.push()], call, &[]).await?;
@@ -138,17 +147,28 @@ impl Repository {
     ) -> Result<(), RegistryError> {
         let action = format!("upload the blob {digest} to {}", self.name());
         let mut url = upload.location.clone();
-        url.query_pairs_mut().append_pair("digest", &digest.to_string());
-        let call = Call::new(Method::PUT, url).header(CONTENT_TYPE, BYTES).body(body);
+        url.query_pairs_mut()
+            .append_pair("digest", &digest.to_string());
+        let call = Call::new(Method::PUT, url)
+            .header(CONTENT_TYPE, BYTES)
+            .body(body);
         let response = self.ask_once(&action, &[self.push()], call, &[]).await?;
         // 202 instead of 201 means that the registry waits for more: nothing was stored.
         if response.status() == StatusCode::ACCEPTED {
-            return Err(self.protocol(&action, "it answers 202 where only 201 means stored".to_owned()));
+            return Err(self.protocol(
+                &action,
+                "it answers 202 where only 201 means stored".to_owned(),
+            ));
         }
         self.check_digest(response.headers(), digest, "an uploaded blob")
     }
 
-    fn opened(&self, url: &Url, headers: &HeaderMap, action: &str) -> Result<Upload, RegistryError> {
+    fn opened(
+        &self,
+        url: &Url,
+        headers: &HeaderMap,
+        action: &str,
+    ) -> Result<Upload, RegistryError> {
         Ok(Upload {
             location: self.location(url, headers, action)?,
             chunk_minimum: text(headers, &CHUNK_MINIMUM).and_then(|text| text.trim().parse().ok()),
@@ -156,12 +176,24 @@ impl Repository {
     }
 
     /// The new address of an upload. A registry behind a proxy may name itself without TLS: it is still spoken to with.
-    fn location(&self, from: &Url, headers: &HeaderMap, action: &str) -> Result<Url, RegistryError> {
-        let location = text(headers, &LOCATION)
-            .ok_or_else(|| self.protocol(action, "its answer names no upload (no Location)".to_owned()))?;
-        let mut url = from
-            .join(location)
-            .map_err(|_| self.protocol(action, "its answer names an upload by no address".to_owned()))?;
+    fn location(
+        &self,
+        from: &Url,
+        headers: &HeaderMap,
+        action: &str,
+    ) -> Result<Url, RegistryError> {
+        let location = text(headers, &LOCATION).ok_or_else(|| {
+            self.protocol(
+                action,
+                "its answer names no upload (no Location)".to_owned(),
+            )
+        })?;
+        let mut url = from.join(location).map_err(|_| {
+            self.protocol(
+                action,
+                "its answer names an upload by no address".to_owned(),
+            )
+        })?;
         let base = self.base();
         if base.scheme() == "https" && url.scheme() == "http" && url.host() == base.host() {
             // Neither can fail: both are special schemes, and the host is there.
@@ -169,7 +201,10 @@ impl Repository {
             let _ = url.set_port(base.port());
         }
         if base.scheme() == "https" && url.scheme() != "https" {
-            return Err(self.protocol(action, "it wants the upload to go to an open connection".to_owned()));
+            return Err(self.protocol(
+                action,
+                "it wants the upload to go to an open connection".to_owned(),
+            ));
         }
         Ok(url)
     }

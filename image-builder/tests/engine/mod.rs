@@ -1,6 +1,10 @@
 //! Models on disk, a registry in memory, and an ear for events: what the tests of push, pull and registry share.
 
-#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test program uses a part of it"
+)]
 
 use std::ops::Range;
 use std::path::Path;
@@ -15,7 +19,9 @@ use image_builder::digest::Digest;
 use image_builder::plan::{Contents, LayerForm, Options, Plan, Shape, plan, wanted};
 use image_builder::progress::{Event, Progress};
 use image_builder::push::{Destination, PushError, PushOptions, Pushed, push};
-use image_builder::registry::{Client, ClientOptions, CredentialOptions, Reference, Repository, RetryPolicy};
+use image_builder::registry::{
+    Client, ClientOptions, CredentialOptions, Reference, Repository, RetryPolicy,
+};
 use image_builder::source::local::LocalSource;
 use image_builder::source::{ByteStream, FileIdentity, Source, SourceError, Tree};
 use registry_sink::{Fault, Faults, Options as SinkOptions, Seen, Sink};
@@ -47,7 +53,10 @@ pub fn model(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
 
 /// Options for an artifact with one raw layer per file.
 pub fn raw() -> Options {
-    Options { shape: Shape::ModelPack(LayerForm::Raw), ..Options::default() }
+    Options {
+        shape: Shape::ModelPack(LayerForm::Raw),
+        ..Options::default()
+    }
 }
 
 /// A source that counts what is read of it, and may know digests or lie about them.
@@ -75,7 +84,12 @@ impl Counting {
             inner: LocalSource::new(root),
             read: AtomicU64::new(0),
             identities: false,
-            known: Mutex::new(known.iter().map(|(path, digest)| ((*path).to_owned(), *digest)).collect()),
+            known: Mutex::new(
+                known
+                    .iter()
+                    .map(|(path, digest)| ((*path).to_owned(), *digest))
+                    .collect(),
+            ),
         })
     }
 
@@ -90,16 +104,23 @@ impl Source for Counting {
             let mut tree = self.inner.list().await?;
             for file in &mut tree.files {
                 let known = self.known.lock().unwrap();
-                file.known_digest =
-                    known.iter().find(|(path, _)| *path == file.path).map(|(_, digest)| *digest);
+                file.known_digest = known
+                    .iter()
+                    .find(|(path, _)| *path == file.path)
+                    .map(|(_, digest)| *digest);
             }
             Ok(tree)
         }
         .boxed()
     }
 
-    fn read(&self, path: &str, range: Range<u64>) -> BoxFuture<'_, Result<ByteStream, SourceError>> {
-        self.read.fetch_add(range.end - range.start, Ordering::Relaxed);
+    fn read(
+        &self,
+        path: &str,
+        range: Range<u64>,
+    ) -> BoxFuture<'_, Result<ByteStream, SourceError>> {
+        self.read
+            .fetch_add(range.end - range.start, Ordering::Relaxed);
         Source::read(&self.inner, path, range)
     }
 
@@ -127,11 +148,20 @@ pub async fn planned(source: &dyn Source, root: &Path, options: &Options) -> Pla
 
 /// Retries that do not keep tests waiting.
 pub fn quick() -> RetryPolicy {
-    RetryPolicy { attempts: 6, first: Duration::from_millis(2), most: Duration::from_millis(20) }
+    RetryPolicy {
+        attempts: 6,
+        first: Duration::from_millis(2),
+        most: Duration::from_millis(20),
+    }
 }
 
 pub fn client_with(credentials: CredentialOptions) -> Client {
-    Client::new(ClientOptions { retry: quick(), credentials, ..ClientOptions::default() }).unwrap()
+    Client::new(ClientOptions {
+        retry: quick(),
+        credentials,
+        ..ClientOptions::default()
+    })
+    .unwrap()
 }
 
 /// A repository of a registry, by a client of its own.
@@ -150,11 +180,14 @@ pub async fn sink() -> Sink {
 }
 
 /// A registry in which something goes wrong.
-pub async fn faulty(
-    faults: impl Fn(&Seen) -> Option<Fault> + Send + Sync + 'static,
-) -> Sink {
+pub async fn faulty(faults: impl Fn(&Seen) -> Option<Fault> + Send + Sync + 'static) -> Sink {
     let faults: Faults = Arc::new(faults);
-    Sink::start(SinkOptions { faults: Some(faults), ..SinkOptions::default() }).await.unwrap()
+    Sink::start(SinkOptions {
+        faults: Some(faults),
+        ..SinkOptions::default()
+    })
+    .await
+    .unwrap()
 }
 
 /// The fault, for the first `count` requests that match.
@@ -202,8 +235,18 @@ pub async fn push_source(
 ) -> Result<Pushed, PushError> {
     let plan = planned(source.as_ref(), root, &raw()).await;
     let destination = Destination::Repository(to.clone());
-    let options = PushOptions { tags: vec!["v1".to_owned()], ..options.clone() };
-    push(&plan, source, &destination, &options, Arc::new(Ear::default())).await
+    let options = PushOptions {
+        tags: vec!["v1".to_owned()],
+        ..options.clone()
+    };
+    push(
+        &plan,
+        source,
+        &destination,
+        &options,
+        Arc::new(Ear::default()),
+    )
+    .await
 }
 
 /// Options with a cache in this directory.
@@ -233,7 +276,11 @@ pub fn requests(sink: &Sink) -> Vec<String> {
         .filter(|record| record.path != "/v2/")
         .map(|record| {
             let kind = if record.path.contains("/blobs/uploads/") {
-                if record.path.contains("mount=") { "mount" } else { "upload" }
+                if record.path.contains("mount=") {
+                    "mount"
+                } else {
+                    "upload"
+                }
             } else if record.path.contains("/blobs/") {
                 "blob"
             } else if record.path.contains("/manifests/") {

@@ -18,8 +18,10 @@ use super::token::{Token, form_call, life_of, send};
 use crate::registry::transport::{Call, Transport};
 
 /// What registries accept tokens for: the resource manager, and (where that is switched off) the registry service.
-const AUDIENCES: [&str; 2] =
-    ["https://management.azure.com", "https://containerregistry.azure.net"];
+const AUDIENCES: [&str; 2] = [
+    "https://management.azure.com",
+    "https://containerregistry.azure.net",
+];
 /// Host name endings of Azure's clouds.
 const SUFFIXES: [&str; 3] = [".azurecr.io", ".azurecr.cn", ".azurecr.us"];
 /// Off Azure nothing answers the metadata address, so it gets little time.
@@ -77,7 +79,8 @@ impl AzureOptions {
 
     /// Whether a host is an Azure registry.
     pub(super) fn serves(&self, host: &str) -> bool {
-        SUFFIXES.iter().any(|suffix| host.ends_with(suffix)) || self.hosts.iter().any(|known| known == host)
+        SUFFIXES.iter().any(|suffix| host.ends_with(suffix))
+            || self.hosts.iter().any(|known| known == host)
     }
 }
 
@@ -108,13 +111,24 @@ pub(super) async fn exchange(
     for audience in AUDIENCES {
         let identity = identity_token(transport, options, host, audience).await?;
         match exchange_one(transport, options, bearer, &identity).await {
-            Err(AuthError::Refused { service, status, detail }) if status.is_client_error() => {
-                refused = Some(AuthError::Refused { service, status, detail });
+            Err(AuthError::Refused {
+                service,
+                status,
+                detail,
+            }) if status.is_client_error() => {
+                refused = Some(AuthError::Refused {
+                    service,
+                    status,
+                    detail,
+                });
             }
             answer => return answer,
         }
     }
-    Err(refused.unwrap_or_else(|| AuthError::Azure { host: host.to_owned(), tried: "nothing".to_owned() }))
+    Err(refused.unwrap_or_else(|| AuthError::Azure {
+        host: host.to_owned(),
+        tried: "nothing".to_owned(),
+    }))
 }
 
 async fn exchange_one(
@@ -128,7 +142,9 @@ async fn exchange_one(
     let url = bearer
         .realm
         .join("/oauth2/exchange")
-        .map_err(|_| AuthError::Challenge { what: bearer.realm.to_string() })?;
+        .map_err(|_| AuthError::Challenge {
+            what: bearer.realm.to_string(),
+        })?;
     let service = bearer.service.clone().unwrap_or_default();
     let mut form = vec![
         ("grant_type", "access_token".to_owned()),
@@ -139,8 +155,9 @@ async fn exchange_one(
         form.push(("tenant", tenant.clone()));
     }
     let bytes = send(transport, form_call(url.clone(), &form)).await?;
-    let answer: RefreshToken = serde_json::from_slice(&bytes)
-        .map_err(|_| AuthError::NoToken { service: url.to_string() })?;
+    let answer: RefreshToken = serde_json::from_slice(&bytes).map_err(|_| AuthError::NoToken {
+        service: url.to_string(),
+    })?;
     let life = life_of(&answer.refresh_token).unwrap_or(REFRESH_TOKEN_LIFE_SECONDS);
     Ok(Token::new(answer.refresh_token, life))
 }
@@ -165,7 +182,10 @@ async fn identity_token(
         Ok(token) => return Ok(token),
         Err(reason) => tried.push(format!("az: {reason}")),
     }
-    Err(AuthError::Azure { host: host.to_owned(), tried: tried.join("; ") })
+    Err(AuthError::Azure {
+        host: host.to_owned(),
+        tried: tried.join("; "),
+    })
 }
 
 async fn workload_identity(
@@ -173,10 +193,14 @@ async fn workload_identity(
     options: &AzureOptions,
     audience: &str,
 ) -> Result<SecretString, String> {
-    let (Some(file), Some(client), Some(tenant)) =
-        (&options.federated_token_file, &options.client_id, &options.tenant_id)
-    else {
-        return Err("AZURE_FEDERATED_TOKEN_FILE, AZURE_CLIENT_ID or AZURE_TENANT_ID is not set".to_owned());
+    let (Some(file), Some(client), Some(tenant)) = (
+        &options.federated_token_file,
+        &options.client_id,
+        &options.tenant_id,
+    ) else {
+        return Err(
+            "AZURE_FEDERATED_TOKEN_FILE, AZURE_CLIENT_ID or AZURE_TENANT_ID is not set".to_owned(),
+        );
     };
     // Kubernetes renews the file; it is read each time.
     let assertion = tokio::fs::read_to_string(file)
@@ -188,7 +212,10 @@ async fn workload_identity(
     let form = [
         ("grant_type", "client_credentials".to_owned()),
         ("client_id", client.clone()),
-        ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned()),
+        (
+            "client_assertion_type",
+            "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned(),
+        ),
         ("client_assertion", assertion.trim().to_owned()),
         ("scope", format!("{audience}/.default")),
     ];
@@ -203,19 +230,25 @@ async fn managed_identity(
     let metadata = options.metadata.trim_end_matches('/');
     let mut url = Url::parse(&format!("{metadata}/metadata/identity/oauth2/token"))
         .map_err(|_| format!("{metadata} is no address"))?;
-    url.query_pairs_mut().append_pair("api-version", "2018-02-01").append_pair("resource", audience);
+    url.query_pairs_mut()
+        .append_pair("api-version", "2018-02-01")
+        .append_pair("resource", audience);
     if let Some(client) = &options.client_id {
         url.query_pairs_mut().append_pair("client_id", client);
     }
-    let call = Call::new(Method::GET, url)
-        .header(HeaderName::from_static("metadata"), HeaderValue::from_static("true"));
+    let call = Call::new(Method::GET, url).header(
+        HeaderName::from_static("metadata"),
+        HeaderValue::from_static("true"),
+    );
     tokio::time::timeout(METADATA_PATIENCE, access_token(transport, call))
         .await
         .map_err(|_| "no metadata service answers here".to_owned())?
 }
 
 async fn access_token(transport: &Transport, call: Call) -> Result<SecretString, String> {
-    let bytes = send(transport, call).await.map_err(|error| error.to_string())?;
+    let bytes = send(transport, call)
+        .await
+        .map_err(|error| error.to_string())?;
     serde_json::from_slice::<AccessToken>(&bytes)
         .map(|answer| answer.access_token)
         .map_err(|_| "the answer holds no token".to_owned())
@@ -226,7 +259,14 @@ async fn command_line(options: &AzureOptions, audience: &str) -> Result<SecretSt
         return Err("not asked".to_owned());
     }
     let mut command = Command::new("az");
-    command.args(["account", "get-access-token", "--output", "json", "--resource", audience]);
+    command.args([
+        "account",
+        "get-access-token",
+        "--output",
+        "json",
+        "--resource",
+        audience,
+    ]);
     if let Some(tenant) = &options.tenant_id {
         command.args(["--tenant", tenant]);
     }

@@ -51,7 +51,9 @@ fn bearer(parameters: &str) -> Result<Bearer, AuthError> {
     let mut service = None;
     for (name, value) in Parameters(parameters) {
         if name.eq_ignore_ascii_case("realm") {
-            realm = Url::parse(&value).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+            realm = Url::parse(&value)
+                .ok()
+                .filter(|url| matches!(url.scheme(), "http" | "https"));
         } else if name.eq_ignore_ascii_case("service") {
             service = Some(value);
         }
@@ -119,7 +121,8 @@ mod tests {
         });
         let quoted = r#"Bearer realm="https://auth.io/token?a=1,2",service="registry",scope="a:b:pull,push""#;
         assert_eq!(challenge(&[quoted]).unwrap(), Some(expected.clone()));
-        let bare = r#"bearer service=registry, error="x \" y" , realm="https://auth.io/token?a=1,2""#;
+        let bare =
+            r#"bearer service=registry, error="x \" y" , realm="https://auth.io/token?a=1,2""#;
         assert_eq!(challenge(&["Basic realm=x", bare]).unwrap(), Some(expected));
     }
 

@@ -34,7 +34,11 @@ impl DockerFiles {
     /// Where docker and podman keep them; `variable` reads the environment.
     #[must_use]
     pub fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Self {
-        let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let set = |name: &str| {
+            variable(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         let home = set("HOME").or_else(|| set("USERPROFILE"));
         let docker = set("DOCKER_CONFIG").or_else(|| home.map(|home| home.join(".docker")));
         let runtime = set("XDG_RUNTIME_DIR").map(|path| path.join("containers").join("auth.json"));
@@ -47,7 +51,10 @@ impl DockerFiles {
             .into_iter()
             .flatten()
             .collect(),
-            directories: docker.map(|path| path.join("config.d")).into_iter().collect(),
+            directories: docker
+                .map(|path| path.join("config.d"))
+                .into_iter()
+                .collect(),
         }
     }
 }
@@ -98,8 +105,15 @@ async fn find_in(
     host: &str,
     repository: &str,
 ) -> Result<Option<Credential>, AuthError> {
-    let server = if host == "docker.io" { DOCKER_HUB_KEY } else { host };
-    let by_host = config.cred_helpers.iter().find(|(key, _)| normalise(key) == normalise(server));
+    let server = if host == "docker.io" {
+        DOCKER_HUB_KEY
+    } else {
+        host
+    };
+    let by_host = config
+        .cred_helpers
+        .iter()
+        .find(|(key, _)| normalise(key) == normalise(server));
     if let Some((_, name)) = by_host {
         return helper::get(name, server).await;
     }
@@ -121,11 +135,18 @@ async fn find_in(
 
 /// Keys are hosts, old-style addresses, or (podman) a host and the beginning of a repository.
 fn normalise(key: &str) -> String {
-    let bare = key.trim_start_matches("https://").trim_start_matches("http://");
+    let bare = key
+        .trim_start_matches("https://")
+        .trim_start_matches("http://");
     let bare = bare.trim_end_matches('/');
-    let bare = bare.strip_suffix("/v1").or_else(|| bare.strip_suffix("/v2")).unwrap_or(bare);
+    let bare = bare
+        .strip_suffix("/v1")
+        .or_else(|| bare.strip_suffix("/v2"))
+        .unwrap_or(bare);
     match bare {
-        "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com" => "docker.io".to_owned(),
+        "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com" => {
+            "docker.io".to_owned()
+        }
         other => other.to_owned(),
     }
 }
@@ -144,7 +165,9 @@ fn covers(key: &str, host: &str, repository: &str) -> bool {
 
 fn credential(entry: &Entry, path: &Path) -> Result<Option<Credential>, AuthError> {
     let present = |secret: &Option<SecretString>| {
-        secret.clone().filter(|secret| !secret.expose_secret().is_empty())
+        secret
+            .clone()
+            .filter(|secret| !secret.expose_secret().is_empty())
     };
     if let Some(token) = present(&entry.identitytoken) {
         return Ok(Some(Credential::Identity(token)));
@@ -153,9 +176,14 @@ fn credential(entry: &Entry, path: &Path) -> Result<Option<Credential>, AuthErro
         return Ok(Some(Credential::Bearer(token)));
     }
     if let (Some(username), Some(password)) = (&entry.username, present(&entry.password)) {
-        return Ok(Some(Credential::Password { username: username.clone(), password }));
+        return Ok(Some(Credential::Password {
+            username: username.clone(),
+            password,
+        }));
     }
-    present(&entry.auth).map(|auth| decode(&auth, path)).transpose()
+    present(&entry.auth)
+        .map(|auth| decode(&auth, path))
+        .transpose()
 }
 
 /// `auth` is the base64 of `USER:PASSWORD`.
@@ -164,7 +192,9 @@ fn decode(auth: &SecretString, path: &Path) -> Result<Credential, AuthError> {
         path: path.to_owned(),
         reason: "an `auth` field is not the base64 of USER:PASSWORD".to_owned(),
     };
-    let bytes = LENIENT.decode(auth.expose_secret().trim()).map_err(|_| broken())?;
+    let bytes = LENIENT
+        .decode(auth.expose_secret().trim())
+        .map_err(|_| broken())?;
     let text = String::from_utf8(bytes).map_err(|_| broken())?;
     let (username, password) = text.split_once(':').ok_or_else(broken)?;
     Ok(Credential::Password {
@@ -174,11 +204,17 @@ fn decode(auth: &SecretString, path: &Path) -> Result<Credential, AuthError> {
 }
 
 fn read(path: &Path) -> Result<Option<Config>, AuthError> {
-    let failed = |cause| AuthError::File { path: path.to_owned(), cause };
+    let failed = |cause| AuthError::File {
+        path: path.to_owned(),
+        cause,
+    };
     match std::fs::metadata(path) {
         Ok(found) if !found.is_file() => return Ok(None),
         Ok(found) if found.len() > MOST_BYTES => {
-            return Err(AuthError::Format { path: path.to_owned(), reason: "it is too large".to_owned() });
+            return Err(AuthError::Format {
+                path: path.to_owned(),
+                reason: "it is too large".to_owned(),
+            });
         }
         Ok(_) => {}
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -195,16 +231,24 @@ fn parse(bytes: &[u8], path: &Path) -> Result<Config, AuthError> {
         reason: format!("line {}, column {}", cause.line(), cause.column()),
     };
     let value: serde_json::Value = serde_json::from_slice(bytes).map_err(broken)?;
-    let is_config = ["auths", "credHelpers", "credsStore"].iter().any(|key| value.get(key).is_some());
+    let is_config = ["auths", "credHelpers", "credsStore"]
+        .iter()
+        .any(|key| value.get(key).is_some());
     if is_config {
         return serde_json::from_value(value).map_err(broken);
     }
     // `.dockercfg`: the entries without anything around them. Other files have no credentials.
-    Ok(Config { auths: serde_json::from_value(value).unwrap_or_default(), ..Config::default() })
+    Ok(Config {
+        auths: serde_json::from_value(value).unwrap_or_default(),
+        ..Config::default()
+    })
 }
 
 fn files_of(directory: &Path) -> Result<Vec<PathBuf>, AuthError> {
-    let failed = |cause| AuthError::File { path: directory.to_owned(), cause };
+    let failed = |cause| AuthError::File {
+        path: directory.to_owned(),
+        cause,
+    };
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -220,7 +264,12 @@ fn files_of(directory: &Path) -> Result<Vec<PathBuf>, AuthError> {
     for path in paths {
         if path.is_dir() {
             let inside = [".dockerconfigjson", "config.json", ".dockercfg"];
-            files.extend(inside.iter().map(|name| path.join(name)).filter(|path| path.is_file()));
+            files.extend(
+                inside
+                    .iter()
+                    .map(|name| path.join(name))
+                    .filter(|path| path.is_file()),
+            );
         } else {
             files.push(path);
         }
@@ -237,7 +286,9 @@ mod tests {
     }
 
     async fn look_up(text: &str, host: &str, repository: &str) -> Option<Credential> {
-        find_in(&config(text), Path::new("config.json"), host, repository).await.unwrap()
+        find_in(&config(text), Path::new("config.json"), host, repository)
+            .await
+            .unwrap()
     }
 
     fn user(credential: Option<Credential>) -> Option<String> {
@@ -245,7 +296,9 @@ mod tests {
             Some(Credential::Password { username, password }) => {
                 Some(format!("{username}/{}", password.expose_secret()))
             }
-            Some(Credential::Identity(token)) => Some(format!("identity/{}", token.expose_secret())),
+            Some(Credential::Identity(token)) => {
+                Some(format!("identity/{}", token.expose_secret()))
+            }
             Some(Credential::Bearer(token)) => Some(format!("bearer/{}", token.expose_secret())),
             None => None,
         }
@@ -260,10 +313,22 @@ mod tests {
             "id.io":{"auth":"eDp5","identitytoken":"secret"},
             "empty.io":{}
         }}"#;
-        assert_eq!(user(look_up(text, "docker.io", "library/x").await).as_deref(), Some("hub/pw"));
-        assert_eq!(user(look_up(text, "r.io", "teams/x").await).as_deref(), Some("host/pw"));
-        assert_eq!(user(look_up(text, "r.io", "team/x").await).as_deref(), Some("team/pw:colon"));
-        assert_eq!(user(look_up(text, "id.io", "x").await).as_deref(), Some("identity/secret"));
+        assert_eq!(
+            user(look_up(text, "docker.io", "library/x").await).as_deref(),
+            Some("hub/pw")
+        );
+        assert_eq!(
+            user(look_up(text, "r.io", "teams/x").await).as_deref(),
+            Some("host/pw")
+        );
+        assert_eq!(
+            user(look_up(text, "r.io", "team/x").await).as_deref(),
+            Some("team/pw:colon")
+        );
+        assert_eq!(
+            user(look_up(text, "id.io", "x").await).as_deref(),
+            Some("identity/secret")
+        );
         assert_eq!(user(look_up(text, "empty.io", "x").await), None);
         assert_eq!(user(look_up(text, "r.io.evil.io", "x").await), None);
     }
@@ -271,16 +336,25 @@ mod tests {
     #[tokio::test]
     async fn the_older_file_of_kubernetes_secrets_is_read_too() {
         let text = r#"{"r.io":{"username":"u","password":"p","email":"e"}}"#;
-        assert_eq!(user(look_up(text, "r.io", "x").await).as_deref(), Some("u/p"));
+        assert_eq!(
+            user(look_up(text, "r.io", "x").await).as_deref(),
+            Some("u/p")
+        );
     }
 
     #[test]
     fn a_broken_file_is_named_without_showing_what_is_in_it() {
-        let Err(error) = parse(br#"{"auths":{"r.io":{"auth":"hunter2"#, Path::new("/c.json")) else {
+        let Err(error) = parse(
+            br#"{"auths":{"r.io":{"auth":"hunter2"#,
+            Path::new("/c.json"),
+        ) else {
             panic!("was read")
         };
         let shown = error.to_string();
-        assert!(shown.contains("/c.json") && !shown.contains("hunter2"), "{shown}");
+        assert!(
+            shown.contains("/c.json") && !shown.contains("hunter2"),
+            "{shown}"
+        );
         let Err(error) = decode(&"!hunter2".to_owned().into(), Path::new("/c.json")) else {
             panic!("was decoded")
         };
@@ -297,8 +371,14 @@ mod tests {
         let files = DockerFiles::from_environment(&variables);
         assert_eq!(
             files.paths,
-            [PathBuf::from("/run/auth.json"), PathBuf::from("/home/me/.docker/config.json")]
+            [
+                PathBuf::from("/run/auth.json"),
+                PathBuf::from("/home/me/.docker/config.json")
+            ]
         );
-        assert_eq!(files.directories, [PathBuf::from("/home/me/.docker/config.d")]);
+        assert_eq!(
+            files.directories,
+            [PathBuf::from("/home/me/.docker/config.d")]
+        );
     }
 }

@@ -26,10 +26,15 @@ struct Answer {
 
 /// Asks `docker-credential-NAME` for the credential of `server`; `None` where it has none.
 pub(super) async fn get(name: &str, server: &str) -> Result<Option<Credential>, AuthError> {
-    let failed = |reason: String| AuthError::Helper { name: name.to_owned(), reason };
+    let failed = |reason: String| AuthError::Helper {
+        name: name.to_owned(),
+        reason,
+    };
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.is_empty() || !name.bytes().all(is_name) {
-        return Err(failed("its name has characters that no program's name has".to_owned()));
+        return Err(failed(
+            "its name has characters that no program's name has".to_owned(),
+        ));
     }
     let mut child = Command::new(format!("docker-credential-{name}"))
         .arg("get")
@@ -53,7 +58,11 @@ pub(super) async fn get(name: &str, server: &str) -> Result<Option<Credential>, 
             return Ok(None);
         }
         let errors = String::from_utf8_lossy(&output.stderr);
-        return Err(failed(format!("{} {}", said.trim(), errors.trim()).trim().to_owned()));
+        return Err(failed(
+            format!("{} {}", said.trim(), errors.trim())
+                .trim()
+                .to_owned(),
+        ));
     }
     let answer: Answer = serde_json::from_slice(&output.stdout)
         .map_err(|_| failed("its answer is not the JSON that docker defines".to_owned()))?;
@@ -64,6 +73,9 @@ fn credential(answer: Answer) -> Option<Credential> {
     match answer.username.as_str() {
         _ if answer.secret.expose_secret().is_empty() => None,
         TOKEN_USER => Some(Credential::Identity(answer.secret)),
-        _ => Some(Credential::Password { username: answer.username, password: answer.secret }),
+        _ => Some(Credential::Password {
+            username: answer.username,
+            password: answer.secret,
+        }),
     }
 }

@@ -112,7 +112,9 @@ pub enum AuthError {
         reason: String,
     },
     /// A credential helper failed.
-    #[error("the credential helper docker-credential-{name} failed: {reason}; run it by hand, or remove it from the docker config")]
+    #[error(
+        "the credential helper docker-credential-{name} failed: {reason}; run it by hand, or remove it from the docker config"
+    )]
     Helper {
         /// The part of its name after `docker-credential-`.
         name: String,
@@ -120,7 +122,9 @@ pub enum AuthError {
         reason: String,
     },
     /// The token service refused.
-    #[error("the token service {service} answered {status}{detail}; check user and password (docker login)")]
+    #[error(
+        "the token service {service} answered {status}{detail}; check user and password (docker login)"
+    )]
     Refused {
         /// Its address.
         service: String,
@@ -145,7 +149,9 @@ pub enum AuthError {
         cause: TransportError,
     },
     /// The registry named a token service to which no secret may be sent.
-    #[error("the registry names the token service {service}, which is not encrypted; no credentials were sent")]
+    #[error(
+        "the registry names the token service {service}, which is not encrypted; no credentials were sent"
+    )]
     Insecure {
         /// Its address.
         service: String,
@@ -157,7 +163,9 @@ pub enum AuthError {
         what: String,
     },
     /// No Entra identity gave a token.
-    #[error("no Entra identity gave a token for this registry ({tried}); run az login, or docker login {host}")]
+    #[error(
+        "no Entra identity gave a token for this registry ({tried}); run az login, or docker login {host}"
+    )]
     Azure {
         /// The registry.
         host: String,
@@ -212,7 +220,11 @@ pub(crate) struct Registry<'a> {
 
 impl Authenticator {
     pub(crate) fn new(options: CredentialOptions, transport: Transport) -> Self {
-        Self { options, transport, hosts: Mutex::default() }
+        Self {
+            options,
+            transport,
+            hosts: Mutex::default(),
+        }
     }
 
     /// The `Authorization` header for a request, or `None` where the registry wants none.
@@ -234,9 +246,10 @@ impl Authenticator {
         match challenge {
             None => Ok(None),
             Some(Challenge::Basic) => self.basic(registry, &mut state).await,
-            Some(Challenge::Bearer(bearer)) => {
-                self.bearer(registry, &mut state, &bearer, scopes).await.map(Some)
-            }
+            Some(Challenge::Bearer(bearer)) => self
+                .bearer(registry, &mut state, &bearer, scopes)
+                .await
+                .map(Some),
         }
     }
 
@@ -268,7 +281,10 @@ impl Authenticator {
             .transport
             .follow(Call::new(Method::GET, registry.base.clone()))
             .await
-            .map_err(|cause| AuthError::Transport { service: without_query(registry.base), cause })?;
+            .map_err(|cause| AuthError::Transport {
+                service: without_query(registry.base),
+                cause,
+            })?;
         match response.status() {
             StatusCode::UNAUTHORIZED => challenge::parse(response.headers()),
             _ => Ok(None),
@@ -312,8 +328,13 @@ impl Authenticator {
         if let Some(Credential::Bearer(token)) = &credential {
             return Ok(token::bearer_header(token));
         }
-        if credential.is_some() && registry.base.scheme() == "https" && bearer.realm.scheme() != "https" {
-            return Err(AuthError::Insecure { service: without_query(&bearer.realm) });
+        if credential.is_some()
+            && registry.base.scheme() == "https"
+            && bearer.realm.scheme() != "https"
+        {
+            return Err(AuthError::Insecure {
+                service: without_query(&bearer.realm),
+            });
         }
         let scopes: Vec<String> = scopes.iter().map(Scope::text).collect();
         let token = token::fetch(&self.transport, bearer, &scopes, credential.as_ref()).await?;
@@ -348,7 +369,9 @@ impl Authenticator {
             return Ok(known.clone());
         }
         let given = self.options.given.iter().find_map(|(host, credential)| {
-            host.as_deref().is_none_or(|host| host == registry.host).then(|| credential.clone())
+            host.as_deref()
+                .is_none_or(|host| host == registry.host)
+                .then(|| credential.clone())
         });
         let found = match given {
             Some(credential) => Some(credential),
@@ -386,13 +409,19 @@ mod tests {
         let options = CredentialOptions {
             given: vec![(
                 None,
-                Credential::Password { username: "me".into(), password: "hunter2".to_owned().into() },
+                Credential::Password {
+                    username: "me".into(),
+                    password: "hunter2".to_owned().into(),
+                },
             )],
             ..CredentialOptions::default()
         };
         let header = basic_header("me", &"hunter2".to_owned().into());
         let shown = format!("{options:?} {header:?}");
-        assert!(!shown.contains("hunter2") && !shown.contains("aHVudGVy"), "{shown}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("aHVudGVy"),
+            "{shown}"
+        );
         assert_eq!(header.as_bytes(), b"Basic bWU6aHVudGVyMg==");
     }
 }

@@ -38,7 +38,10 @@ impl Token {
 
     fn issued(value: SecretString, life_seconds: u64, now: Instant) -> Self {
         let life = Duration::from_secs(life_seconds.min(LONGEST_LIFE_SECONDS));
-        Self { value, renew_at: now + life * 4 / 5 }
+        Self {
+            value,
+            renew_at: now + life * 4 / 5,
+        }
     }
 
     /// Whether less than four fifths of its life are over.
@@ -92,14 +95,18 @@ pub(super) async fn fetch(
     };
     let service = without_query(&bearer.realm);
     let bytes = send(transport, call).await?;
-    let answer: Answer = serde_json::from_slice(&bytes)
-        .map_err(|_| AuthError::NoToken { service: service.clone() })?;
+    let answer: Answer = serde_json::from_slice(&bytes).map_err(|_| AuthError::NoToken {
+        service: service.clone(),
+    })?;
     let value = answer
         .access_token
         .or(answer.token)
         .filter(|token| !token.expose_secret().is_empty())
         .ok_or(AuthError::NoToken { service })?;
-    let life = answer.expires_in.or_else(|| life_of(&value)).unwrap_or(DEFAULT_LIFE_SECONDS);
+    let life = answer
+        .expires_in
+        .or_else(|| life_of(&value))
+        .unwrap_or(DEFAULT_LIFE_SECONDS);
     Ok(Token::new(value, life))
 }
 
@@ -144,14 +151,20 @@ pub(super) fn form_call(url: Url, fields: &[(&str, String)]) -> Call {
         form.append_pair(name, value);
     }
     Call::new(Method::POST, url)
-        .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
+        .header(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded"),
+        )
         .body(RequestBody::Bytes(Bytes::from(form.finish())))
 }
 
 /// Sends a request to a token service and returns the body of a good answer.
 pub(super) async fn send(transport: &Transport, call: Call) -> Result<Bytes, AuthError> {
     let service = without_query(&call.url);
-    let failed = |cause| AuthError::Transport { service: service.clone(), cause };
+    let failed = |cause| AuthError::Transport {
+        service: service.clone(),
+        cause,
+    };
     let response = if call.method == Method::GET {
         transport.follow(call).await
     } else {
@@ -159,11 +172,18 @@ pub(super) async fn send(transport: &Transport, call: Call) -> Result<Bytes, Aut
     }
     .map_err(failed)?;
     let status = response.status();
-    let bytes = transport.collect(response.into_body()).await.map_err(failed)?;
+    let bytes = transport
+        .collect(response.into_body())
+        .await
+        .map_err(failed)?;
     if status.is_success() {
         return Ok(bytes);
     }
-    Err(AuthError::Refused { service, status, detail: error_detail(&bytes) })
+    Err(AuthError::Refused {
+        service,
+        status,
+        detail: error_detail(&bytes),
+    })
 }
 
 /// Seconds from issue to end, where the token is a JWT that says so. The signature is the registry's business.
@@ -205,7 +225,10 @@ mod tests {
             realm: Url::parse("https://auth.io/token").unwrap(),
             service: Some("r.io".into()),
         };
-        let scopes = ["repository:a:pull,push".to_owned(), "repository:b:pull".to_owned()];
+        let scopes = [
+            "repository:a:pull,push".to_owned(),
+            "repository:b:pull".to_owned(),
+        ];
         let call = ask(&bearer, &scopes, None);
         assert_eq!(
             call.url.as_str(),

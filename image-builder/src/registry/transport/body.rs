@@ -57,7 +57,13 @@ impl Meter {
 impl StreamBody {
     /// `length` in bytes where it is known: it becomes `Content-Length`, else the body is sent in chunks.
     pub(crate) fn new(items: Receiver<Item>, length: Option<u64>, on_sent: OnSent) -> Self {
-        Self { items, remaining: length, meter: Meter::default(), on_sent, done: length == Some(0) }
+        Self {
+            items,
+            remaining: length,
+            meter: Meter::default(),
+            on_sent,
+            done: length == Some(0),
+        }
     }
 }
 
@@ -122,10 +128,7 @@ impl Body for RequestBody {
 }
 
 impl StreamBody {
-    fn poll_next(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         if self.done {
             return Poll::Ready(None);
         }

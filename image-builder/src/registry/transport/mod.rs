@@ -127,7 +127,13 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn new(method: Method, url: Url) -> Self {
-        Self { method, url, headers: HeaderMap::new(), authorization: None, body: RequestBody::Empty }
+        Self {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            authorization: None,
+            body: RequestBody::Empty,
+        }
     }
 
     pub(crate) fn header(mut self, name: http::HeaderName, value: HeaderValue) -> Self {
@@ -156,7 +162,10 @@ impl Transport {
         connector.set_connect_timeout(Some(options.connect));
         connector.set_keepalive(Some(Duration::from_secs(30)));
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls::configuration(options.certificate_check, &options.ca_files)?)
+            .with_tls_config(tls::configuration(
+                options.certificate_check,
+                &options.ca_files,
+            )?)
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
@@ -165,7 +174,10 @@ impl Transport {
             .pool_idle_timeout(Duration::from_secs(15))
             .pool_max_idle_per_host(16)
             .build(connector);
-        Ok(Self { client, stall: options.stall })
+        Ok(Self {
+            client,
+            stall: options.stall,
+        })
     }
 
     /// Sends one request and follows no redirect.
@@ -173,7 +185,10 @@ impl Transport {
         let meter = call.body.meter();
         let request = request(call)?;
         let mut response = std::pin::pin!(self.client.request(request));
-        let mut watch = Watch { seen: 0, idle: Duration::ZERO };
+        let mut watch = Watch {
+            seen: 0,
+            idle: Duration::ZERO,
+        };
         loop {
             match tokio::time::timeout(self.stall, &mut response).await {
                 Ok(answer) => return answer.map_err(|cause| TransportError::Request { cause }),
@@ -184,7 +199,13 @@ impl Transport {
 
     /// Sends a GET or HEAD and follows redirects: every header goes along, but `Authorization` only to the same origin.
     pub(crate) async fn follow(&self, call: Call) -> Result<Response<Incoming>, TransportError> {
-        let Call { method, mut url, headers, mut authorization, .. } = call;
+        let Call {
+            method,
+            mut url,
+            headers,
+            mut authorization,
+            ..
+        } = call;
         for _ in 0..=MOST_REDIRECTS {
             let response = self
                 .send(Call {
@@ -204,7 +225,9 @@ impl Transport {
             }
             url = target;
         }
-        Err(TransportError::Redirect { location: without_query(&url) })
+        Err(TransportError::Redirect {
+            location: without_query(&url),
+        })
     }
 
     /// The body of an answer as it comes; an error when nothing comes for the stall time.
@@ -219,7 +242,11 @@ impl Transport {
                     Ok(Some(Ok(frame))) => frame,
                     Ok(Some(Err(cause))) => return Err(TransportError::Body { cause }),
                     Ok(None) => return Ok(None),
-                    Err(_elapsed) => return Err(TransportError::Stalled { seconds: stall.as_secs() }),
+                    Err(_elapsed) => {
+                        return Err(TransportError::Stalled {
+                            seconds: stall.as_secs(),
+                        });
+                    }
                 };
                 if let Ok(bytes) = frame.into_data() {
                     return Ok(Some((bytes, body)));
@@ -236,7 +263,9 @@ impl Transport {
         let mut all = BytesMut::new();
         while let Some(bytes) = stream.try_next().await? {
             if all.len() + bytes.len() > MOST_BYTES_IN_MEMORY {
-                return Err(TransportError::TooLarge { most: MOST_BYTES_IN_MEMORY });
+                return Err(TransportError::TooLarge {
+                    most: MOST_BYTES_IN_MEMORY,
+                });
             }
             all.extend_from_slice(&bytes);
         }
@@ -260,16 +289,24 @@ impl Watch {
         }
         self.idle += waited;
         let commit = Duration::from_secs(sent / COMMIT_BYTES_PER_SECOND);
-        let allowed = if meter.is_complete() { waited + commit } else { waited };
+        let allowed = if meter.is_complete() {
+            waited + commit
+        } else {
+            waited
+        };
         if self.idle >= allowed {
-            return Err(TransportError::Stalled { seconds: self.idle.as_secs() });
+            return Err(TransportError::Stalled {
+                seconds: self.idle.as_secs(),
+            });
         }
         Ok(())
     }
 }
 
 fn request(call: Call) -> Result<Request<RequestBody>, TransportError> {
-    let address = || TransportError::Address { address: without_query(&call.url) };
+    let address = || TransportError::Address {
+        address: without_query(&call.url),
+    };
     let uri: http::Uri = call.url.as_str().parse().map_err(|_| address())?;
     if uri.host().is_none() {
         return Err(address());
@@ -279,7 +316,9 @@ fn request(call: Call) -> Result<Request<RequestBody>, TransportError> {
     *request.uri_mut() = uri;
     *request.headers_mut() = call.headers;
     request.headers_mut().remove(HOST);
-    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    request
+        .headers_mut()
+        .insert(USER_AGENT, HeaderValue::from_static(AGENT));
     if let Some(authorization) = call.authorization {
         request.headers_mut().insert(AUTHORIZATION, authorization);
     }
@@ -291,7 +330,10 @@ fn is_redirect(status: StatusCode) -> bool {
 }
 
 fn redirect_target(from: &Url, headers: &HeaderMap) -> Result<Url, TransportError> {
-    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let location = headers
+        .get(LOCATION)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let target = from
         .join(location)
         .ok()
@@ -299,8 +341,12 @@ fn redirect_target(from: &Url, headers: &HeaderMap) -> Result<Url, TransportErro
     // A registry behind TLS that sends its reader to an open connection would let others read what was asked for.
     match target {
         Some(target) if from.scheme() == "http" || target.scheme() == "https" => Ok(target),
-        Some(target) => Err(TransportError::Redirect { location: without_query(&target) }),
-        None => Err(TransportError::Redirect { location: location.split('?').next().unwrap_or_default().to_owned() }),
+        Some(target) => Err(TransportError::Redirect {
+            location: without_query(&target),
+        }),
+        None => Err(TransportError::Redirect {
+            location: location.split('?').next().unwrap_or_default().to_owned(),
+        }),
     }
 }
 
@@ -323,24 +369,43 @@ mod tests {
     fn a_redirect_from_tls_to_plain_http_is_refused() {
         let from = Url::parse("https://r.io/v2/a/blobs/x").unwrap();
         let mut headers = HeaderMap::new();
-        headers.insert(LOCATION, HeaderValue::from_static("http://storage.io/x?signature=1"));
+        headers.insert(
+            LOCATION,
+            HeaderValue::from_static("http://storage.io/x?signature=1"),
+        );
         let error = redirect_target(&from, &headers).unwrap_err().to_string();
-        assert!(error.contains("http://storage.io/x") && !error.contains("signature"), "{error}");
+        assert!(
+            error.contains("http://storage.io/x") && !error.contains("signature"),
+            "{error}"
+        );
         headers.insert(LOCATION, HeaderValue::from_static("/elsewhere"));
-        assert_eq!(redirect_target(&from, &headers).unwrap().as_str(), "https://r.io/elsewhere");
+        assert_eq!(
+            redirect_target(&from, &headers).unwrap().as_str(),
+            "https://r.io/elsewhere"
+        );
     }
 
     #[test]
     fn a_request_that_waits_for_a_commit_gets_more_time_the_larger_the_blob() {
         let wait = Duration::from_secs(60);
         let meter = RequestBody::Empty.meter();
-        let mut watch = Watch { seen: 0, idle: Duration::ZERO };
+        let mut watch = Watch {
+            seen: 0,
+            idle: Duration::ZERO,
+        };
         assert!(watch.check(&meter, wait).is_err());
 
         let (_sender, receiver) = tokio::sync::mpsc::channel(1);
-        let body = RequestBody::Stream(StreamBody::new(receiver, None, std::sync::Arc::new(|_| {})));
-        let mut watch = Watch { seen: 1, idle: Duration::ZERO };
-        assert!(watch.check(&body.meter(), wait).is_ok(), "bytes moved since the last look");
+        let body =
+            RequestBody::Stream(StreamBody::new(receiver, None, std::sync::Arc::new(|_| {})));
+        let mut watch = Watch {
+            seen: 1,
+            idle: Duration::ZERO,
+        };
+        assert!(
+            watch.check(&body.meter(), wait).is_ok(),
+            "bytes moved since the last look"
+        );
         assert!(watch.check(&body.meter(), wait).is_err());
     }
 }

@@ -31,9 +31,9 @@ pub(super) fn configuration(
         .with_safe_default_protocol_versions()
         .map_err(|cause| TransportError::Tls { cause })?;
     Ok(match check {
-        CertificateCheck::Verify => {
-            builder.with_root_certificates(roots(ca_files)?).with_no_client_auth()
-        }
+        CertificateCheck::Verify => builder
+            .with_root_certificates(roots(ca_files)?)
+            .with_no_client_auth(),
         CertificateCheck::AcceptAny => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
@@ -47,12 +47,18 @@ fn roots(ca_files: &[PathBuf]) -> Result<RootCertStore, TransportError> {
     // store must not stop all pushes.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     for path in ca_files {
-        let failed = |cause: String| TransportError::Certificates { path: path.clone(), cause };
-        let certificates = CertificateDer::pem_file_iter(path).map_err(|cause| failed(cause.to_string()))?;
+        let failed = |cause: String| TransportError::Certificates {
+            path: path.clone(),
+            cause,
+        };
+        let certificates =
+            CertificateDer::pem_file_iter(path).map_err(|cause| failed(cause.to_string()))?;
         let mut found = 0_usize;
         for certificate in certificates {
             let certificate = certificate.map_err(|cause| failed(cause.to_string()))?;
-            roots.add(certificate).map_err(|cause| failed(cause.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|cause| failed(cause.to_string()))?;
             found += 1;
         }
         if found == 0 {
@@ -84,7 +90,12 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -93,7 +104,12 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
