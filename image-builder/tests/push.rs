@@ -15,8 +15,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use engine::{
-    Counting, Ear, bytes, client_with, count, faulty, first, large_patches, model, planned, push_directory,
-    push_source, quick, raw, remembering, repository, repository_of, shown, sink,
+    Counting, Ear, bytes, client_with, count, faulty, first, large_patches, model, planned,
+    push_directory, push_source, quick, raw, remembering, repository, repository_of, shown, sink,
 };
 use image_builder::digest::Digest;
 use image_builder::layout::Layout;
@@ -523,11 +523,7 @@ async fn empty_files_and_files_with_equal_content_arrive_too() {
     .await
     .unwrap();
     assert!(sink.has("m", &Digest::of(&same).to_string()));
-    assert_eq!(
-        large_patches(&sink).len(),
-        1,
-        "equal content is sent once"
-    );
+    assert_eq!(large_patches(&sink).len(), 1, "equal content is sent once");
     assert!(sink.has("m", &Digest::of(b"").to_string()));
     assert!(sink.manifest("m", "v1").is_some());
 }
