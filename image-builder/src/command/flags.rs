@@ -26,7 +26,8 @@ pub struct RegistryFlags {
     /// file that knows it counts
     #[arg(long, value_name = "FILE")]
     pub registry_config: Vec<PathBuf>,
-    /// Speak plain HTTP to registries (loopback addresses are spoken to so anyway)
+    /// Speak plain HTTP to registries (loopback addresses are spoken to so anyway, unless --ca-file or --insecure say
+    /// that there are certificates)
     #[arg(long)]
     pub plain_http: bool,
     /// Accept any certificate; for test registries only
@@ -54,15 +55,22 @@ impl RegistryFlags {
                 ca_files: self.ca_file.iter().cloned().collect(),
                 ..TransportOptions::default()
             },
-            scheme: if self.plain_http {
-                Scheme::Plain
-            } else {
-                Scheme::Automatic
-            },
+            scheme: self.scheme(),
             credentials,
             ..ClientOptions::default()
         };
         Ok(Client::new(options)?)
+    }
+
+    /// Who names certificates expects some, also of this machine.
+    const fn scheme(&self) -> Scheme {
+        if self.plain_http {
+            Scheme::Plain
+        } else if self.insecure || self.ca_file.is_some() {
+            Scheme::Tls
+        } else {
+            Scheme::Automatic
+        }
     }
 
     /// The repository of an image's name, and the name.
