@@ -237,6 +237,7 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Answered {
         status: answered
             .as_ref()
             .map_or(0, |response| response.status().as_u16()),
+        length: asked.length(),
         received,
         authorized: asked.headers.contains_key("authorization"),
         range: asked.header("range").map(str::to_owned),
@@ -280,6 +281,7 @@ fn seen(asked: &Asked, number: u64) -> Seen {
 
 async fn route(shared: &Shared, asked: &Asked, body: Incoming, received: &mut u64) -> Answered {
     if let Some(Fault::Answer(status, headers)) = &asked.fault {
+        let_pass(body);
         return Ok(fault_answer(*status, headers));
     }
     if let Some(digest) = asked.path.strip_prefix("/storage/") {
@@ -307,9 +309,16 @@ async fn route(shared: &Shared, asked: &Asked, body: Incoming, received: &mut u6
     if let (Some(most), Some(length)) = (shared.options.most_body, asked.length())
         && length > most
     {
+        let_pass(body);
         return Ok(problem(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"));
     }
     registry(shared, asked, body, received).await
+}
+
+/// Reads on while the answer is on its way, as patient servers do: a connection that is closed over unread bytes may be
+/// reset before the client has seen the answer.
+fn let_pass(mut body: Incoming) {
+    tokio::spawn(async move { while body.frame().await.is_some_and(|frame| frame.is_ok()) {} });
 }
 
 async fn registry(shared: &Shared, asked: &Asked, body: Incoming, received: &mut u64) -> Answered {

@@ -37,6 +37,8 @@ pub struct Record {
     pub path: String,
     /// The answer's status; 0 where the connection was cut.
     pub status: u16,
+    /// Bytes of the request's body, where they were announced.
+    pub length: Option<u64>,
     /// Bytes of the request's body that arrived.
     pub received: u64,
     /// Whether it had an `Authorization` header.

@@ -3,14 +3,16 @@
 //! [`write`] gives an archive as parts, so that files of any size are streamed from where they are. [`Reader`] takes an
 //! archive in chunks and gives events; whoever extracts acts on them and needs no check of its own.
 
+mod event;
 mod header;
 mod names;
 mod pax;
 mod reader;
 mod writer;
 
+pub use event::{Entry as ReadEntry, EntryKind, Event, Whiteouts};
 pub use names::{NameKind, Names, check_path};
-pub use reader::{Entry as ReadEntry, EntryKind, Event, Reader, Whiteouts};
+pub use reader::Reader;
 pub use writer::{Content, Entry, MTIME, data_offset, write};
 
 /// Bytes of a block, the unit of tar.

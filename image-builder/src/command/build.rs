@@ -10,7 +10,7 @@ use super::build_flags::Args;
 use super::failure::Failure;
 use super::interrupt::{Counted, interrupted};
 use super::prepare::{Inputs, Prepared, prepare};
-use super::target::{OutputTarget, default_directory, write_tar};
+use super::target::{self, OutputTarget, default_directory, write_tar};
 use super::workspace::{Use, object_name, workspace};
 use super::{Context, attach, plan, summary};
 use crate::attest::Facts;
@@ -49,8 +49,8 @@ async fn build(args: &Args, context: &Context, counted: &Arc<Counted>) -> Result
         .iter()
         .map(|text| Reference::from_str(text))
         .collect::<Result<_, _>>()?;
-    let target = target(args, references.first())?;
-    refuse_mcr(&target, &references)?;
+    let target = target::of(args, references.first())?;
+    target::refuse_mcr(&target, &references)?;
     let source = args.source.as_deref().unwrap_or_default();
     let inputs = Inputs {
         source,
@@ -87,35 +87,6 @@ async fn build(args: &Args, context: &Context, counted: &Arc<Counted>) -> Result
         }
         OutputTarget::Tar(file) => work.to_tar(&file).await,
     }
-}
-
-fn target(args: &Args, first: Option<&Reference>) -> Result<OutputTarget, Failure> {
-    let target = match &args.output {
-        Some(target) => target.clone(),
-        None if args.push => OutputTarget::Registry,
-        None => OutputTarget::Oci(None),
-    };
-    if target == OutputTarget::Registry && first.is_none() {
-        return Err(Failure::message(
-            "--push needs a name: -t REGISTRY/REPOSITORY:TAG",
-        ));
-    }
-    let attaches = !args.attest.is_empty() || args.sign_key.is_some();
-    if attaches && target != OutputTarget::Registry {
-        return Err(Failure::message(
-            "--attest and --sign-key attach documents in a registry: add --push, or attach them later with attach",
-        ));
-    }
-    Ok(target)
-}
-
-fn refuse_mcr(target: &OutputTarget, references: &[Reference]) -> Result<(), Failure> {
-    if *target == OutputTarget::Registry
-        && references.iter().any(|r| r.host() == "mcr.microsoft.com")
-    {
-        return Err(push::PushError::Mcr.into());
-    }
-    Ok(())
 }
 
 struct Work<'a> {

@@ -22,10 +22,12 @@ use crate::source::remote::Reach;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Registry")]
 pub struct RegistryFlags {
-    /// Docker config file with credentials, before the usual ones
+    /// Docker config file with credentials, before the usual ones; may be repeated, and for each registry the first
+    /// file that knows it counts
     #[arg(long, value_name = "FILE")]
-    pub registry_config: Option<PathBuf>,
-    /// Speak plain HTTP to registries (loopback addresses are spoken to so anyway)
+    pub registry_config: Vec<PathBuf>,
+    /// Speak plain HTTP to registries (loopback addresses are spoken to so anyway, unless --ca-file or --insecure say
+    /// that there are certificates)
     #[arg(long)]
     pub plain_http: bool,
     /// Accept any certificate; for test registries only
@@ -42,9 +44,7 @@ impl RegistryFlags {
         let mut credentials =
             CredentialOptions::from_environment(&|name: &str| context.variable(name));
         credentials.given.clone_from(&context.credentials);
-        if let Some(path) = &self.registry_config {
-            credentials = credentials.with_file(path.clone());
-        }
+        credentials = credentials.with_files(&self.registry_config);
         let options = ClientOptions {
             transport: TransportOptions {
                 certificate_check: if self.insecure {
@@ -55,15 +55,22 @@ impl RegistryFlags {
                 ca_files: self.ca_file.iter().cloned().collect(),
                 ..TransportOptions::default()
             },
-            scheme: if self.plain_http {
-                Scheme::Plain
-            } else {
-                Scheme::Automatic
-            },
+            scheme: self.scheme(),
             credentials,
             ..ClientOptions::default()
         };
         Ok(Client::new(options)?)
+    }
+
+    /// Who names certificates expects some, also of this machine.
+    const fn scheme(&self) -> Scheme {
+        if self.plain_http {
+            Scheme::Plain
+        } else if self.insecure || self.ca_file.is_some() {
+            Scheme::Tls
+        } else {
+            Scheme::Automatic
+        }
     }
 
     /// The repository of an image's name, and the name.

@@ -1,11 +1,8 @@
-//! `inspect`: what an image is and holds, from its manifests; with `--remote` also what its weights are made of, by one
-//! ranged request per shard.
+//! `inspect`: what an image is and holds, from its manifests; with `--remote` also its files and what its weights are made
+//! of, from their headers.
 
-use std::collections::BTreeMap;
 use std::str::FromStr as _;
 
-use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -13,18 +10,12 @@ use super::failure::{Exit, Failure};
 use super::flags::RegistryFlags;
 use super::plan::Format;
 use super::remote::{self, Image};
+use super::shards;
 use super::table::{render, row};
 use crate::layout::Layout;
-use crate::model::safetensors;
-use crate::oci::Descriptor;
 use crate::progress::Size;
 use crate::pull::Origin;
-use crate::registry::{Reference, Repository};
-
-/// Bytes of a shard that are asked for: headers of several thousand tensors fit.
-const HEADER_BYTES: u64 = 1 << 20;
-/// Shards that are asked for at a time.
-const READS: usize = 8;
+use crate::registry::Reference;
 
 /// Flags of `inspect`.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,7 +23,7 @@ pub(crate) struct Args {
     /// Image in a registry, or the directory of an OCI layout
     #[arg(value_name = "REF")]
     pub(crate) reference: String,
-    /// Read the headers of the weights, too: tensors and their types
+    /// Read headers in the layers, too: their files, and the tensors of safetensors files
     #[arg(long)]
     pub(crate) remote: bool,
     /// text or json
@@ -59,11 +50,13 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
     let images = remote::images(&origin, &top).await?;
     let mut manifests = Vec::new();
     for image in &images {
-        let tensors = match &origin {
-            Origin::Repository(repository) if args.remote => tensors(repository, image).await?,
-            _ => BTreeMap::new(),
+        let files = match &origin {
+            Origin::Repository(repository) if args.remote => {
+                shards::files(repository, image).await?
+            }
+            _ => Vec::new(),
         };
-        manifests.push(describe(&origin, image, &tensors).await?);
+        manifests.push(describe(&origin, image, &files).await?);
     }
     let document = json!({
         "name": args.reference, "digest": top.digest, "mediaType": top.media_type, "manifests": manifests,
@@ -81,104 +74,23 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
     Ok(Exit::Success)
 }
 
-/// What a shard holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Tensors {
-    count: usize,
-    elements: u64,
-    /// Tensors by number type.
-    types: BTreeMap<String, usize>,
-}
-
-/// The headers of the shards of an image, by path.
-async fn tensors(
-    repository: &Repository,
-    image: &Image,
-) -> Result<BTreeMap<String, Tensors>, Failure> {
-    let shards = image.manifest.layers.iter().filter_map(|layer| {
-        let path = remote::file_path(layer).filter(|path| path.ends_with(".safetensors"))?;
-        Some((path.to_owned(), layer, remote::data_offset(layer)?))
-    });
-    futures::stream::iter(shards)
-        .map(|(path, layer, offset)| async move { Ok((path, shard(repository, layer, offset).await?)) })
-        .buffered(READS)
-        .try_collect()
-        .await
-}
-
-async fn shard(
-    repository: &Repository,
-    layer: &Descriptor,
-    offset: u64,
-) -> Result<Tensors, Failure> {
-    let first = beginning(repository, layer, offset, HEADER_BYTES).await?;
-    let bytes = match safetensors::header_end(&first) {
-        Some(end) if end > first.len() as u64 => beginning(repository, layer, offset, end).await?,
-        _ => first,
-    };
-    let header = safetensors::parse(&bytes)?;
-    let mut tensors = Tensors {
-        count: header.tensors.len(),
-        ..Tensors::default()
-    };
-    for tensor in header.tensors.values() {
-        tensors.elements = tensors
-            .elements
-            .saturating_add(tensor.elements().unwrap_or_default());
-        *tensors.types.entry(tensor.dtype.clone()).or_default() += 1;
-    }
-    Ok(tensors)
-}
-
-async fn beginning(
-    repository: &Repository,
-    layer: &Descriptor,
-    offset: u64,
-    length: u64,
-) -> Result<Bytes, Failure> {
-    let range = offset..layer.size.min(offset.saturating_add(length));
-    let wanted = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or_default();
-    let answer = repository
-        .read_blob(layer.digest, Some(range.clone()), None)
-        .await?;
-    // A registry that sends everything is read only as far as needed.
-    let skipped =
-        usize::try_from(if answer.is_partial { 0 } else { range.start }).unwrap_or_default();
-    let mut stream = answer.stream;
-    let mut bytes = Vec::new();
-    while bytes.len() < skipped + wanted {
-        match stream.try_next().await? {
-            Some(piece) => bytes.extend_from_slice(&piece),
-            None => break,
-        }
-    }
-    let mut bytes = Bytes::from(bytes);
-    bytes.truncate(skipped + wanted);
-    Ok(bytes.split_off(skipped.min(bytes.len())))
-}
-
 async fn describe(
     origin: &Origin,
     image: &Image,
-    tensors: &BTreeMap<String, Tensors>,
+    files: &[Vec<shards::File>],
 ) -> Result<Value, Failure> {
     let config = origin.document(&image.manifest.config).await?;
     let config: Value = serde_json::from_slice(&config.bytes).unwrap_or(Value::Null);
-    let layers: Vec<Value> = image
-        .manifest
-        .layers
-        .iter()
-        .map(|layer| {
-            let path = remote::file_path(layer);
+    let layers = image.manifest.layers.iter().enumerate();
+    let layers: Vec<Value> = layers
+        .map(|(place, layer)| {
             let mut value = json!({
-                "digest": layer.digest, "size": layer.size, "mediaType": layer.media_type, "path": path,
+                "digest": layer.digest, "size": layer.size, "mediaType": layer.media_type,
+                "path": remote::file_path(layer),
             });
-            if let (Some(found), Some(map)) =
-                (path.and_then(|path| tensors.get(path)), value.as_object_mut())
-            {
-                map.insert("tensors".to_owned(), json!({
-                    "count": found.count, "parameters": found.elements, "types": found.types,
-                }));
+            if let (Some(files), Some(map)) = (files.get(place), value.as_object_mut()) {
+                let files = files.iter().map(shards::File::json).collect();
+                map.insert("files".to_owned(), Value::Array(files));
             }
             value
         })
@@ -225,34 +137,54 @@ fn text(document: &Value) -> Vec<String> {
 fn layer_lines(layers: &Value) -> Vec<String> {
     let mut rows = vec![row(["LAYER", "SIZE", "PATH", "TENSORS"])];
     for layer in layers.as_array().into_iter().flatten() {
-        let tensors = &layer["tensors"];
-        let types: Vec<String> = tensors["types"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(name, count)| format!("{count} × {name}"))
+        let digest: String = layer["digest"]
+            .as_str()
+            .unwrap_or_default()
+            .chars()
+            .take(19)
             .collect();
-        let tensors = match tensors["count"].as_u64() {
-            Some(count) => {
-                let parameters = tensors["parameters"].as_u64().unwrap_or_default();
-                format!("{count}, {parameters} parameters ({})", types.join(", "))
+        let size = |value: &Value| Size(value["size"].as_u64().unwrap_or_default()).to_string();
+        let path = |value: &Value| value["path"].as_str().map(str::to_owned);
+        let files = layer["files"].as_array().map_or(&[][..], Vec::as_slice);
+        match files {
+            [file] => rows.push(vec![
+                digest,
+                size(layer),
+                path(file).unwrap_or_default(),
+                tensors(file),
+            ]),
+            _ => {
+                let several = || "(several files)".to_owned();
+                let named = path(layer).filter(|path| path != ".");
+                rows.push(vec![
+                    digest,
+                    size(layer),
+                    named.unwrap_or_else(several),
+                    String::new(),
+                ]);
             }
-            None => String::new(),
-        };
-        rows.push(vec![
-            layer["digest"]
-                .as_str()
-                .unwrap_or_default()
-                .chars()
-                .take(19)
-                .collect(),
-            Size(layer["size"].as_u64().unwrap_or_default()).to_string(),
-            layer["path"]
-                .as_str()
-                .unwrap_or("(several files)")
-                .to_owned(),
-            tensors,
-        ]);
+        }
+        if files.len() > 1 {
+            rows.extend(files.iter().map(|file| {
+                let path = path(file).unwrap_or_default();
+                vec![String::new(), size(file), path, tensors(file)]
+            }));
+        }
     }
     render(&rows)
+}
+
+fn tensors(file: &Value) -> String {
+    let tensors = &file["tensors"];
+    let Some(count) = tensors["count"].as_u64() else {
+        return String::new();
+    };
+    let types: Vec<String> = tensors["types"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, count)| format!("{count} × {name}"))
+        .collect();
+    let parameters = tensors["parameters"].as_u64().unwrap_or_default();
+    format!("{count}, {parameters} parameters ({})", types.join(", "))
 }

@@ -108,8 +108,14 @@ async fn check(
 }
 
 fn config_path(args: &Args, context: &Context) -> Result<PathBuf, Failure> {
-    if let Some(path) = &args.registry.registry_config {
-        return Ok(path.clone());
+    match args.registry.registry_config.as_slice() {
+        [] => {}
+        [path] => return Ok(path.clone()),
+        _ => {
+            return Err(Failure::message(
+                "a password is stored in one file; name only one with --registry-config",
+            ));
+        }
     }
     let directory = context
         .variable("DOCKER_CONFIG")

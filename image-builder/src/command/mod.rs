@@ -24,6 +24,7 @@ mod pull;
 mod push;
 mod remote;
 mod shape;
+mod shards;
 mod summary;
 mod table;
 mod target;

@@ -70,6 +70,13 @@ pub(crate) fn file_path(layer: &Descriptor) -> Option<&str> {
     Some(path)
 }
 
+/// How many bytes the one file of a layer has, where the layer tells.
+pub(crate) fn file_size(layer: &Descriptor) -> Option<u64> {
+    let metadata = layer.annotations.as_ref()?.get(key::FILE_METADATA)?;
+    let metadata: serde_json::Value = serde_json::from_str(metadata).ok()?;
+    metadata.get("size")?.as_u64()
+}
+
 /// Where a layer's file begins, in bytes from the layer's begin; none for compressed layers.
 pub(crate) fn data_offset(layer: &Descriptor) -> Option<u64> {
     if layer.media_type.contains("zstd") || layer.media_type.contains("gzip") {

@@ -6,8 +6,10 @@ use std::str::FromStr;
 use futures::StreamExt as _;
 use tokio::io::AsyncWriteExt as _;
 
+use super::build_flags::Args;
 use super::failure::Failure;
 use crate::layout::Layout;
+use crate::push::PushError;
 use crate::registry::Reference;
 
 /// Value of `-o`.
@@ -41,6 +43,37 @@ impl FromStr for OutputTarget {
             _ => Err(FORM.to_owned()),
         }
     }
+}
+
+/// Where the result goes.
+pub(super) fn of(args: &Args, first: Option<&Reference>) -> Result<OutputTarget, Failure> {
+    let target = match &args.output {
+        Some(target) => target.clone(),
+        None if args.push => OutputTarget::Registry,
+        None => OutputTarget::Oci(None),
+    };
+    if target == OutputTarget::Registry && first.is_none() {
+        return Err(Failure::message(
+            "--push needs a name: -t REGISTRY/REPOSITORY:TAG",
+        ));
+    }
+    let attaches = !args.attest.is_empty() || args.sign_key.is_some();
+    if attaches && target != OutputTarget::Registry {
+        return Err(Failure::message(
+            "--attest and --sign-key attach documents in a registry: add --push, or attach them later with attach",
+        ));
+    }
+    Ok(target)
+}
+
+/// Nobody pushes to Microsoft's registry itself.
+pub(super) fn refuse_mcr(target: &OutputTarget, references: &[Reference]) -> Result<(), Failure> {
+    if *target == OutputTarget::Registry
+        && references.iter().any(|r| r.host() == "mcr.microsoft.com")
+    {
+        return Err(PushError::Mcr.into());
+    }
+    Ok(())
 }
 
 /// `NAME.oci` in the current directory.

@@ -1,30 +1,15 @@
 //! Configs, manifests and the index over layers whose digests are known. May do no I/O.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::base::{base_for, base_layers, base_mentions, platform_name};
 use super::image_config::{self, LayerRecord};
 use super::layers::{Layer, image_media_type, model_media_type};
-use super::{
-    BasePlatform, Kind, MAX_MANIFEST_BYTES, Options, Plan, PlanError, Shape, key, model_config,
-};
+use super::{Kind, MAX_MANIFEST_BYTES, Options, Plan, PlanError, Shape, key, model_config};
 use crate::content::MadeBlob;
 use crate::digest::Digest;
 use crate::oci::{Annotations, Descriptor, Document, Index, Manifest, Platform, media_type};
-
-/// Media types of Docker's layers, which are OCI's by other names.
-const DOCKER_LAYERS: [(&str, &str); 2] = [
-    (
-        "application/vnd.docker.image.rootfs.diff.tar.gzip",
-        media_type::LAYER_TAR_GZIP,
-    ),
-    (
-        "application/vnd.docker.image.rootfs.diff.tar",
-        media_type::LAYER_TAR,
-    ),
-];
 
 /// Writes all documents, the top one last.
 pub(super) fn write(plan: &Plan, made: &[MadeBlob]) -> Result<Vec<Document>, PlanError> {
@@ -282,89 +267,6 @@ fn some(annotations: Annotations) -> Option<Annotations> {
     (!annotations.is_empty()).then_some(annotations)
 }
 
-/// Layers of the base images of all platforms, each once.
-pub(super) fn mounts(options: &Options) -> Result<Vec<Descriptor>, PlanError> {
-    let mut mounts: BTreeMap<Digest, Descriptor> = BTreeMap::new();
-    for base in bases(options)? {
-        for layer in base_mentions(base) {
-            mounts.entry(layer.digest).or_insert(layer);
-        }
-    }
-    Ok(mounts.into_values().collect())
-}
-
-/// Layers of the base image, for the platform that has most.
-pub(super) fn base_layers(options: &Options) -> Result<usize, PlanError> {
-    let counts = bases(options)?
-        .into_iter()
-        .map(|base| base.manifest.layers.len());
-    Ok(counts.max().unwrap_or_default())
-}
-
-fn bases(options: &Options) -> Result<Vec<&BasePlatform>, PlanError> {
-    if matches!(options.shape, Shape::ModelPack(_)) {
-        return Ok(Vec::new());
-    }
-    let mut bases = Vec::new();
-    for platform in options.image_platforms() {
-        bases.extend(base_for(options, &platform)?);
-    }
-    Ok(bases)
-}
-
-fn base_for<'a>(
-    options: &'a Options,
-    platform: &Platform,
-) -> Result<Option<&'a BasePlatform>, PlanError> {
-    let Some(base) = &options.base_image else {
-        return Ok(None);
-    };
-    let found = base
-        .images
-        .iter()
-        .find(|image| same_platform(&image.platform, platform));
-    if found.is_some() {
-        return Ok(found);
-    }
-    let present: Vec<String> = base
-        .images
-        .iter()
-        .map(|image| platform_name(&image.platform))
-        .collect();
-    Err(PlanError::BasePlatform {
-        reference: base.reference.clone(),
-        platform: platform_name(platform),
-        present: if present.is_empty() {
-            "none".to_owned()
-        } else {
-            present.join(", ")
-        },
-    })
-}
-
-/// Equal but for a variant that only one of them names: arm64 is v8 wherever nothing else is said.
-fn same_platform(left: &Platform, right: &Platform) -> bool {
-    let variants = match (&left.variant, &right.variant) {
-        (Some(left), Some(right)) => left == right,
-        _ => true,
-    };
-    left.os == right.os && left.architecture == right.architecture && variants
-}
-
-fn base_mentions(base: &BasePlatform) -> Vec<Descriptor> {
-    let mentions = base.manifest.layers.iter().map(|layer| {
-        let mut layer = layer.clone();
-        if let Some((_, name)) = DOCKER_LAYERS
-            .iter()
-            .find(|(docker, _)| *docker == layer.media_type)
-        {
-            layer.media_type = (*name).to_owned();
-        }
-        layer
-    });
-    mentions.collect()
-}
-
 /// `linux/amd64`, for all images that are written.
 pub(super) fn platform_names(options: &Options) -> Vec<String> {
     match options.shape {
@@ -375,11 +277,6 @@ pub(super) fn platform_names(options: &Options) -> Vec<String> {
             .map(platform_name)
             .collect(),
     }
-}
-
-fn platform_name(platform: &Platform) -> String {
-    let variant = platform.variant.iter().map(|variant| format!("/{variant}"));
-    format!("{}/{}", platform.os, platform.architecture) + &variant.collect::<String>()
 }
 
 /// Refuses images that cannot be mounted.

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::files::FileKind;
 use super::{
-    Compression, Contents, Kind, LayerForm, Options, Plan, PlanError, Sample, Shape, documents, key,
+    Compression, Contents, Kind, LayerForm, Options, Plan, PlanError, Sample, Shape, base,
+    documents, key,
 };
 use crate::archive::{self, Entry, MTIME};
 use crate::content::{Blob, Encoding, Part};
@@ -127,7 +128,7 @@ fn files_per_layer(
     if matches!(options.shape, Shape::ModelPack(_)) {
         return Ok(1);
     }
-    let taken = documents::base_layers(options)? + small_layers;
+    let taken = base::base_layers(options)? + small_layers;
     let left = options.max_layers.saturating_sub(taken);
     if large <= left {
         return Ok(1);

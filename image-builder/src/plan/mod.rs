@@ -10,6 +10,7 @@
 //!
 //! Documents whose media type is a config's are uploaded as blobs, all others as manifests.
 
+mod base;
 mod documents;
 pub(crate) mod files;
 mod image_config;
@@ -200,7 +201,7 @@ pub fn plan(tree: &Tree, contents: &Contents, options: &Options) -> Result<Plan,
     let mut plan = Plan {
         blobs: Vec::new(),
         names: Vec::new(),
-        mounts: documents::mounts(options)?,
+        mounts: base::mounts(options)?,
         notes: Vec::new(),
         findings: findings::scan(&files, contents),
         default_program: files::only_program(&files, options),

@@ -4,13 +4,17 @@
 //! Nothing that was not verified gets its name: a file under its final name is whole. What is there already with the right
 //! digest is not fetched again; what was fetched of a blob before the program was killed is kept.
 
+mod arrived;
+mod batch;
 mod error;
 mod extract;
 mod fetch;
 mod files;
 mod partial;
 mod ranges;
+mod record;
 mod resolve;
+mod taking;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

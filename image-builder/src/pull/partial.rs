@@ -4,19 +4,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::mpsc::Receiver;
 
+use super::batch::{Pieces, batches};
 use super::error::PullError;
 use super::fetch::Context;
+use super::record::record_path;
 use super::{files, ranges};
 use crate::digest::{Digest, Hasher};
 use crate::oci::Descriptor;
 use crate::push::Origin;
-
-/// Pieces that may wait to be written.
-const AHEAD: usize = 8;
 
 /// The name of a blob's file while it is not whole.
 pub(super) fn name(digest: Digest) -> String {
@@ -75,7 +73,7 @@ async fn one(
 
 /// Removes what must not be gone on with.
 pub(super) fn discard(path: &Path) {
-    for path in [path.to_owned(), ranges::record_path(path)] {
+    for path in [path.to_owned(), record_path(path)] {
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -98,7 +96,7 @@ async fn stream(
         discard(path);
     }
     let start = if has > size { 0 } else { has };
-    let (sender, pieces) = channel(AHEAD);
+    let (mut batches, pieces) = batches();
     let file = path.to_owned();
     let writer = tokio::task::spawn_blocking(move || write(&file, start, pieces));
     let mut arrived = start;
@@ -118,12 +116,13 @@ async fn stream(
         };
         let length = piece.len() as u64;
         arrived += length;
-        if arrived > size || sender.send(piece).await.is_err() {
+        if arrived > size || batches.add(piece).await.is_err() {
             break;
         }
         context.received(index, length);
     }
-    drop(sender);
+    // A thread that has stopped has an error of its own.
+    let _ = batches.end().await;
     let digest = writer.await.map_err(|_| PullError::Writer {
         what: what.to_owned(),
     })??;
@@ -141,16 +140,18 @@ async fn stream(
     Ok(digest)
 }
 
-fn write(path: &Path, start: u64, mut pieces: Receiver<Bytes>) -> Result<Digest, PullError> {
+fn write(path: &Path, start: u64, mut batches: Receiver<Pieces>) -> Result<Digest, PullError> {
     let failed = |cause| PullError::file("write", path, cause);
     let mut hasher = Hasher::default();
     let mut file = open(path).map_err(failed)?;
     if start > 0 {
         files::hash_rest(&mut file, &mut hasher).map_err(failed)?;
     }
-    while let Some(piece) = pieces.blocking_recv() {
-        hasher.update(&piece);
-        file.write_all(&piece).map_err(failed)?;
+    while let Some(pieces) = batches.blocking_recv() {
+        for piece in pieces {
+            hasher.update(&piece);
+            file.write_all(&piece).map_err(failed)?;
+        }
     }
     Ok(hasher.finish())
 }

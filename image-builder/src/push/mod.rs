@@ -12,7 +12,9 @@ mod error;
 mod feed;
 mod layout;
 mod origin;
+mod output;
 mod segments;
+mod send;
 mod twins;
 
 use std::sync::Arc;
@@ -208,8 +210,7 @@ async fn place_all(
         progress,
     };
     let mut placed = Vec::new();
-    let (first, repeated) = twins::part(jobs, options);
-    for jobs in [first, repeated] {
+    for jobs in twins::part(jobs, options) {
         let some: Vec<(usize, PushedBlob)> = futures::stream::iter(jobs)
             .map(|(index, job)| {
                 let context = &context;

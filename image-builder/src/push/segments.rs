@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc::channel;
 
-use super::blob::{Attempt, Way};
+use super::blob::Way;
 use super::feed::{self, Fed, Feed, Start};
+use super::send::Attempt;
 use crate::content::Encoding;
 use crate::registry::{Patched, RegistryError, Repository, RequestBody, StreamBody, Upload};
 
@@ -31,7 +32,7 @@ pub(super) async fn send(
     };
     let mut next = 2;
     loop {
-        let error = match sending.whole_upload().await {
+        let error = match sending.send_rest().await {
             Ok((patched, fed)) => {
                 return way.close(repository, &sending.upload, patched, fed).await;
             }
@@ -62,7 +63,7 @@ struct Sending<'a> {
 
 impl Sending<'_> {
     /// Sends everything that was not acknowledged.
-    async fn whole_upload(&mut self) -> Result<(Patched, Fed), Attempt> {
+    async fn send_rest(&mut self) -> Result<(Patched, Fed), Attempt> {
         let expected = self.known.map(|fed| fed.digest);
         let mut feed = self.way.feed(expected, self.start.clone(), Some(self.size));
         let total = (self.way.job.blob.encoding == Encoding::Plain)

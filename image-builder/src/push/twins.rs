@@ -10,14 +10,11 @@ use super::blob::{Job, Order, known};
 use crate::content::Part;
 use crate::digest::{Digest, Hasher};
 
-/// Blobs to be moved, with their places in the plan.
-type Jobs = Vec<(usize, Job)>;
-
 /// Bytes of a sample, from the middle: files of one format often begin alike.
 const SAMPLE: usize = 64 << 10;
 
 /// Splits jobs, with their places, into those to do at once and those that probably repeat one of them.
-pub(super) fn part(jobs: Vec<Job>, options: &PushOptions) -> (Jobs, Jobs) {
+pub(super) fn part(jobs: Vec<Job>, options: &PushOptions) -> [Vec<(usize, Job)>; 2] {
     let mut seen = HashSet::new();
     let mut repeated = Vec::new();
     let mut first = Vec::new();
@@ -31,7 +28,7 @@ pub(super) fn part(jobs: Vec<Job>, options: &PushOptions) -> (Jobs, Jobs) {
             first.push((index, job));
         }
     }
-    (first, repeated)
+    [first, repeated]
 }
 
 /// The digest of a sample of a blob's largest file, where that is on this machine. A file that cannot be read has none: the

@@ -216,7 +216,7 @@ pub(crate) fn transport_error(action: &str, host: &str, cause: TransportError) -
     RegistryError::Transport {
         action: action.to_owned(),
         host: host.to_owned(),
-        cause,
+        cause: Box::new(cause),
     }
 }
 

@@ -38,7 +38,7 @@ pub enum RegistryError {
         host: String,
         /// What broke.
         #[source]
-        cause: TransportError,
+        cause: Box<TransportError>,
     },
     /// No credentials, or they were refused.
     #[error("cannot {action} at {host}")]
@@ -62,9 +62,9 @@ pub enum RegistryError {
         /// The registry.
         host: String,
         /// The digest that was asked for.
-        expected: Digest,
+        expected: Box<Digest>,
         /// The digest of what came.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// Content is shorter or longer than its descriptor says.
     #[error("refused {what} from {host}: {actual} bytes came, but its descriptor says {expected}")]
@@ -138,7 +138,7 @@ impl RegistryError {
                 retry_after,
                 ..
             } => class_of_status(*status, *retry_after),
-            Self::Transport { cause, .. } => match cause {
+            Self::Transport { cause, .. } => match **cause {
                 TransportError::Address { .. } | TransportError::Certificates { .. } => {
                     Class::Refused
                 }

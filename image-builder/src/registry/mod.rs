@@ -8,6 +8,7 @@ mod auth;
 mod client;
 mod error;
 mod form;
+mod manifests;
 mod reference;
 mod referrers;
 mod repository;
@@ -19,9 +20,10 @@ pub use auth::{AuthError, AzureOptions, CommandLine, Credential, CredentialOptio
 pub use client::{Client, ClientOptions, Scheme};
 pub use error::{Class, RegistryError};
 pub use form::UploadForm;
+pub use manifests::SubjectListing;
 pub use reference::{DEFAULT_TAG, Reference, ReferenceError, api_host, is_loopback};
 pub use referrers::Attached;
-pub use repository::{BlobAnswer, BlobStream, Repository, SubjectListing};
+pub use repository::{BlobAnswer, BlobStream, Repository};
 pub use retry::RetryPolicy;
 pub use transport::{CertificateCheck, TransportError, TransportOptions};
 

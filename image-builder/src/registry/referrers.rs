@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::answer::{FILTERS_APPLIED, next_page, text};
 use super::error::{Class, RegistryError};
-use super::repository::{Repository, SubjectListing};
+use super::manifests::SubjectListing;
+use super::repository::Repository;
 use super::transport::{Call, RequestBody};
 use crate::digest::Digest;
 use crate::oci::{Descriptor, Document, Index, Manifest, media_type};

@@ -1,31 +1,23 @@
-//! One repository: its manifests, tags and blobs, as far as they are read or are small.
+//! One repository: how it is asked, and its blobs as far as they are read.
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use http::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_RANGE, RANGE};
+use http::header::{ACCEPT, CONTENT_RANGE, ETAG, IF_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use std::ops::Range;
 use url::Url;
 
-use super::answer::{SUBJECT, content_digest, content_length, next_page, text};
+use super::answer::{content_digest, content_length, text};
 use super::auth::{Registry, Scope};
 use super::client::{Client, transport_error};
 use super::error::RegistryError;
 use super::retry::retrying;
-use super::transport::{Call, RequestBody};
+use super::transport::Call;
 use crate::digest::Digest;
-use crate::oci::{Descriptor, Document, media_type};
-
-/// All manifests that can be read.
-const ACCEPTED: [&str; 4] = [
-    media_type::INDEX,
-    media_type::MANIFEST,
-    media_type::DOCKER_INDEX,
-    media_type::DOCKER_MANIFEST,
-];
+use crate::oci::{Descriptor, Document};
 
 /// The bytes of a blob or of a part of it, as they come.
 pub type BlobStream = BoxStream<'static, Result<Bytes, RegistryError>>;
@@ -49,15 +41,6 @@ pub struct BlobAnswer {
     pub length: Option<u64>,
     /// The bytes.
     pub stream: BlobStream,
-}
-
-/// What became of a manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SubjectListing {
-    /// The registry lists the manifest as a referrer of its subject.
-    ByRegistry,
-    /// It does not say so: the fallback tag is to be kept.
-    NotByRegistry,
 }
 
 impl Repository {
@@ -170,120 +153,6 @@ impl Repository {
         self.verified(document, Some(descriptor.digest), "a blob")
     }
 
-    /// The manifest or index that a tag or digest names, verified where a digest is known.
-    ///
-    /// # Errors
-    /// When the registry does not have it, or sends something else.
-    pub async fn manifest(&self, selector: &str) -> Result<Document, RegistryError> {
-        let action = format!("read the manifest {}:{selector}", self.name);
-        let url = self.url(&format!("manifests/{selector}"), &action)?;
-        let (headers, bytes) = retrying(self.client.retry(), || async {
-            let call = Call::new(Method::GET, url.clone()).header(ACCEPT, accept());
-            let response = self.ask_once(&action, &[self.pull()], call, &[]).await?;
-            let headers = response.headers().clone();
-            Ok((headers, self.collect(&action, response).await?))
-        })
-        .await?;
-        let document = Document::new(&manifest_type(&headers, &bytes), bytes);
-        let expected = selector.parse().ok().or_else(|| content_digest(&headers));
-        self.verified(document, expected, "a manifest")
-    }
-
-    /// The descriptor of the manifest that a tag or digest names, or `None` where there is none.
-    ///
-    /// # Errors
-    /// When the registry cannot be asked.
-    pub async fn find_manifest(&self, selector: &str) -> Result<Option<Descriptor>, RegistryError> {
-        let action = format!("look for the manifest {}:{selector}", self.name);
-        let url = self.url(&format!("manifests/{selector}"), &action)?;
-        let call = || Call::new(Method::HEAD, url.clone()).header(ACCEPT, accept());
-        let response = self.ask(&action, &[self.pull()], call, &[404]).await?;
-        if response.status() == StatusCode::NOT_FOUND {
-            return Ok(None);
-        }
-        let headers = response.headers();
-        match (content_digest(headers), content_length(headers)) {
-            (Some(digest), Some(size)) => Ok(Some(Descriptor {
-                media_type: manifest_type(headers, &[]),
-                digest,
-                size,
-                artifact_type: None,
-                platform: None,
-                annotations: None,
-            })),
-            // Registries may leave these out of answers to HEAD.
-            _ => Ok(Some(self.manifest(selector).await?.descriptor())),
-        }
-    }
-
-    /// Writes a manifest under a tag or under its digest.
-    ///
-    /// # Errors
-    /// When the registry refuses it, or says that it stored something else.
-    pub async fn put_manifest(
-        &self,
-        selector: &str,
-        document: &Document,
-    ) -> Result<SubjectListing, RegistryError> {
-        let action = format!("write the manifest {}:{selector}", self.name);
-        let url = self.url(&format!("manifests/{selector}"), &action)?;
-        let media_type = self.header_value(&document.media_type, &action)?;
-        let call = || {
-            Call::new(Method::PUT, url.clone())
-                .header(CONTENT_TYPE, media_type.clone())
-                .body(RequestBody::Bytes(document.bytes.clone()))
-        };
-        let response = self.ask(&action, &[self.push()], call, &[]).await?;
-        self.check_digest(response.headers(), document.digest, "a manifest")?;
-        let listed = response.headers().contains_key(SUBJECT);
-        Ok(if listed {
-            SubjectListing::ByRegistry
-        } else {
-            SubjectListing::NotByRegistry
-        })
-    }
-
-    /// Deletes a manifest and the tags that name it. Missing is as good as deleted.
-    ///
-    /// # Errors
-    /// When the registry refuses, as many do.
-    pub async fn delete_manifest(&self, digest: Digest) -> Result<(), RegistryError> {
-        let action = format!("delete the manifest {}@{digest}", self.name);
-        let url = self.url(&format!("manifests/{digest}"), &action)?;
-        let scopes = [Scope::Delete(self.name.clone())];
-        self.ask(
-            &action,
-            &scopes,
-            || Call::new(Method::DELETE, url.clone()),
-            &[404],
-        )
-        .await?;
-        Ok(())
-    }
-
-    /// All tags, in the registry's order; empty where the repository does not exist.
-    ///
-    /// # Errors
-    /// When the registry cannot be asked.
-    pub async fn tags(&self) -> Result<Vec<String>, RegistryError> {
-        #[derive(Deserialize)]
-        struct Page {
-            tags: Option<Vec<String>>,
-        }
-        let action = format!("list the tags of {}", self.name);
-        let mut tags = Vec::new();
-        let mut next = Some(self.url("tags/list", &action)?);
-        while let Some(url) = next {
-            let Some((headers, bytes)) = self.page(&action, &url, None).await? else {
-                break;
-            };
-            let page: Page = self.parse("the list of tags", &bytes)?;
-            tags.extend(page.tags.unwrap_or_default());
-            next = next_page(&headers).and_then(|link| url.join(&link).ok());
-        }
-        Ok(tags)
-    }
-
     /// One page of a list, or `None` for 404.
     pub(super) async fn page(
         &self,
@@ -341,7 +210,7 @@ impl Repository {
         Err(self.client.refusal(action, &self.host, response).await)
     }
 
-    async fn collect(
+    pub(super) async fn collect(
         &self,
         action: &str,
         response: Response<Incoming>,
@@ -408,12 +277,12 @@ impl Repository {
         RegistryError::Digest {
             what: format!("{what} of {}", self.name),
             host: self.host.clone(),
-            expected,
-            actual,
+            expected: Box::new(expected),
+            actual: Box::new(actual),
         }
     }
 
-    fn verified(
+    pub(super) fn verified(
         &self,
         document: Document,
         expected: Option<Digest>,
@@ -427,7 +296,11 @@ impl Repository {
         }
     }
 
-    fn header_value(&self, text: &str, action: &str) -> Result<HeaderValue, RegistryError> {
+    pub(super) fn header_value(
+        &self,
+        text: &str,
+        action: &str,
+    ) -> Result<HeaderValue, RegistryError> {
         HeaderValue::from_str(text)
             .map_err(|_| self.protocol(action, format!("`{text}` cannot be sent as a header")))
     }
@@ -484,29 +357,5 @@ impl Repository {
             action,
             format!("it answers with the part `{got}`, not `{expected}…`"),
         ))
-    }
-}
-
-fn accept() -> HeaderValue {
-    HeaderValue::try_from(ACCEPTED.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("*/*"))
-}
-
-/// The type of a manifest: what the answer says, else what the document says.
-fn manifest_type(headers: &HeaderMap, bytes: &[u8]) -> String {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Typed {
-        media_type: Option<String>,
-    }
-    let said = text(headers, &CONTENT_TYPE)
-        .and_then(|value| value.split(';').next())
-        .map(str::trim);
-    match said {
-        Some(said) if ACCEPTED.contains(&said) => said.to_owned(),
-        said => serde_json::from_slice::<Typed>(bytes)
-            .ok()
-            .and_then(|typed| typed.media_type)
-            .or_else(|| said.map(str::to_owned))
-            .unwrap_or_else(|| media_type::MANIFEST.to_owned()),
     }
 }

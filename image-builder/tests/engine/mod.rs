@@ -24,7 +24,7 @@ use image_builder::registry::{
 };
 use image_builder::source::local::LocalSource;
 use image_builder::source::{ByteStream, FileIdentity, Source, SourceError, Tree};
-use registry_sink::{Fault, Faults, Options as SinkOptions, Seen, Sink};
+use registry_sink::{Fault, Faults, Options as SinkOptions, Record, Seen, Sink};
 
 /// Bytes that differ from each other for each seed and do not repeat.
 pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
@@ -291,6 +291,22 @@ pub fn requests(sink: &Sink) -> Vec<String> {
             format!("{} {kind}", record.method)
         })
         .collect()
+}
+
+/// Bytes of the file that tests push beside a large one.
+pub const NOTES: &[u8] = b"hello";
+
+/// Whether a request is a `PATCH` with bytes of a large blob. Once another form of upload is learned or asked for, small
+/// blobs come by `PATCH`, too, before or after the large one.
+pub fn is_large_patch(method: &str, length: Option<u64>) -> bool {
+    method == "PATCH" && length != Some(NOTES.len() as u64)
+}
+
+/// The `PATCH`es with bytes of large blobs that were answered.
+pub fn large_patches(sink: &Sink) -> Vec<Record> {
+    let mut records = sink.records();
+    records.retain(|record| is_large_patch(&record.method, record.length));
+    records
 }
 
 /// How many requests were of this kind.

@@ -334,6 +334,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_several_files_the_first_that_knows_the_host_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let usual = file("usual", r#"{"auths":{"c.io":{"auth":"dXN1YWw6cHc="}}}"#);
+        let given = [
+            file("1", r#"{"auths":{"a.io":{"auth":"Zmlyc3Q6cHc="}}}"#),
+            file(
+                "2",
+                r#"{"auths":{"a.io":{"auth":"c2Vjb25kOnB3"},"b.io":{"auth":"c2Vjb25kOnB3"}}}"#,
+            ),
+        ];
+        let options = crate::registry::CredentialOptions {
+            files: DockerFiles {
+                paths: vec![usual],
+                directories: Vec::new(),
+            },
+            ..Default::default()
+        }
+        .with_files(&given);
+        for (host, expected) in [
+            ("a.io", Some("first/pw")),
+            ("b.io", Some("second/pw")),
+            ("c.io", Some("usual/pw")),
+            ("d.io", None),
+        ] {
+            let found = find(&options.files, host, "x").await.unwrap();
+            assert_eq!(user(found).as_deref(), expected, "{host}");
+        }
+    }
+
+    #[tokio::test]
     async fn the_older_file_of_kubernetes_secrets_is_read_too() {
         let text = r#"{"r.io":{"username":"u","password":"p","email":"e"}}"#;
         assert_eq!(
