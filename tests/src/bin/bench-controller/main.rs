@@ -4,7 +4,6 @@
 //! ServiceAccount. Played: machines. Nodes are there before, and a bound pod is Ready at once, so that what is left
 //! is the control path. The packing runs buy nodes from the simulated cloud instead.
 
-mod player;
 mod recorder;
 mod run;
 mod table;

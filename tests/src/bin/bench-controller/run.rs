@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kaito_api::Workspace;
 use kaito_tests::control_plane::{Request, read_audit_log};
 use kaito_tests::fixture::{NodeShape, create_node};
+use kaito_tests::player::play;
 use kaito_tests::supervise::Supervised;
 use kaito_tests::{ControlPlane, Options, programs};
 use kube::api::{
@@ -18,7 +19,6 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use crate::Arguments;
-use crate::player::play;
 use crate::recorder::Recorder;
 use crate::table::{Table, median};
 use crate::usage::{cpu_seconds, memory_mib};
