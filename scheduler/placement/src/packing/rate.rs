@@ -104,7 +104,13 @@ impl Rater {
         if configs.successors(state.config, shape).is_empty() {
             return None;
         }
-        let at = Place { spec, state, shape };
+        let make = classes.make_of(state.class);
+        let at = Place {
+            spec,
+            state,
+            shape,
+            make,
+        };
         Some(match self.policy {
             Policy::Random => Rating {
                 score: 0,
@@ -169,9 +175,8 @@ impl Rater {
         let milli = i64::from(configs.shape(at.shape).total_milli());
         let starved_before = self.starved(idle, milli_cpu);
         let starved_after = self.starved(idle - milli, milli_cpu - at.spec.pod.milli_cpu);
-        let kind = configs.config(at.state.config).kind;
         let premium = if milli > 0 {
-            self.terms.premium(kind, at.spec.pod.accepts)
+            self.terms.premium(at.make, &at.spec.makes)
         } else {
             0
         };
@@ -197,13 +202,19 @@ impl Rater {
     /// tightest. All others take the tightest.
     pub(super) fn choose(
         &mut self,
+        make: u16,
         configs: &mut Configs,
         spec: &Spec,
         state: &State,
         devices: &[Device],
     ) -> Option<Successor> {
         let shape = spec.shape_on(state.class)?;
-        let at = Place { spec, state, shape };
+        let at = Place {
+            spec,
+            state,
+            shape,
+            make,
+        };
         let candidates = configs.successors(state.config, shape).to_vec();
         if candidates.len() == 1 || !matches!(self.policy, Policy::Fgd | Policy::Kaito) {
             return candidates.first().copied();
@@ -235,6 +246,8 @@ struct Place<'a> {
     spec: &'a Spec,
     state: &'a State,
     shape: ShapeId,
+    /// Make of the node.
+    make: u16,
 }
 
 const fn untied(score: i32) -> Rating {
