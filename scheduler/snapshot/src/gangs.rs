@@ -90,7 +90,7 @@ fn demand(
         (name.len(), name)
     });
     let specs: Vec<&PodSpec> = waiting.iter().filter_map(|pod| pod.spec.as_ref()).collect();
-    if !specs.iter().all(|spec| is_understood(spec)) {
+    if !specs.iter().all(|spec| unknown_need(spec).is_none()) {
         return None;
     }
     let placed_on: Vec<String> = pods
@@ -149,37 +149,67 @@ fn shared_tolerations(specs: &[&PodSpec]) -> Vec<Toleration> {
     })
 }
 
-/// Whether the planner knows everything that this pod demands of its node.
-fn is_understood(spec: &PodSpec) -> bool {
+/// Pods that ask and will not be placed, with what they demand of their node that the planner does not know.
+#[must_use]
+pub fn not_understood(objects: &Objects) -> Vec<(Key, &'static str)> {
+    let found = objects.pods.iter().filter_map(asking);
+    found
+        .filter(|(_, pod)| pod::stand(pod) == Stand::Gated)
+        .filter_map(|(_, pod)| Some((key_of(pod), unknown_need(pod.spec.as_ref()?)?)))
+        .collect()
+}
+
+/// What a pod demands of its node that the planner does not know; preferences are kube-scheduler's business.
+fn unknown_need(spec: &PodSpec) -> Option<&'static str> {
+    if has_required_affinity(spec) {
+        return Some("required affinity");
+    }
+    let spread = spec.topology_spread_constraints.iter().flatten();
+    if spread
+        .into_iter()
+        .any(|one| one.when_unsatisfiable == "DoNotSchedule")
+    {
+        return Some("a topology spread constraint");
+    }
+    let volumes = spec.volumes.iter().flatten();
+    if volumes
+        .into_iter()
+        .any(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some())
+    {
+        return Some("a volume claim");
+    }
+    let ports = spec
+        .containers
+        .iter()
+        .filter_map(|one| one.ports.as_ref())
+        .flatten();
+    if ports.into_iter().any(|port| port.host_port.is_some()) {
+        return Some("a host port");
+    }
+    spec.resource_claims.as_ref().map(|_| "a resource claim")
+}
+
+fn has_required_affinity(spec: &PodSpec) -> bool {
     let affinity = spec.affinity.as_ref();
-    let of_nodes = affinity.and_then(|all| all.node_affinity.as_ref());
-    let of_pods = affinity.and_then(|all| all.pod_affinity.as_ref());
-    let against_pods = affinity.and_then(|all| all.pod_anti_affinity.as_ref());
-    let required = of_nodes.is_some_and(|one| {
-        one.required_during_scheduling_ignored_during_execution
-            .is_some()
-    }) || of_pods.is_some_and(|one| {
-        one.required_during_scheduling_ignored_during_execution
-            .is_some()
-    }) || against_pods.is_some_and(|one| {
-        one.required_during_scheduling_ignored_during_execution
-            .is_some()
-    });
-    let spread = spec
-        .topology_spread_constraints
-        .iter()
-        .flatten()
-        .any(|one| one.when_unsatisfiable == "DoNotSchedule");
-    let claims = spec
-        .volumes
-        .iter()
-        .flatten()
-        .any(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
-    let ports = spec.containers.iter().any(|container| {
-        let ports = container.ports.iter().flatten();
-        ports.into_iter().any(|port| port.host_port.is_some())
-    });
-    !(required || spread || claims || ports || spec.resource_claims.is_some())
+    let nodes = affinity
+        .and_then(|all| all.node_affinity.as_ref())
+        .is_some_and(|one| {
+            one.required_during_scheduling_ignored_during_execution
+                .is_some()
+        });
+    let pods = affinity
+        .and_then(|all| all.pod_affinity.as_ref())
+        .is_some_and(|one| {
+            one.required_during_scheduling_ignored_during_execution
+                .is_some()
+        });
+    let against = affinity
+        .and_then(|all| all.pod_anti_affinity.as_ref())
+        .is_some_and(|one| {
+            one.required_during_scheduling_ignored_during_execution
+                .is_some()
+        });
+    nodes || pods || against
 }
 
 #[cfg(test)]
@@ -190,7 +220,7 @@ mod tests {
     use k8s_openapi::api::core::v1::Pod;
     use kaito_placement::snapshot::Demand;
 
-    use super::demands;
+    use super::{demands, not_understood};
     use crate::cluster::{Memory, Objects};
 
     fn member(name: &str, extra: &str) -> Arc<Pod> {
@@ -254,6 +284,13 @@ mod tests {
     #[test]
     fn what_is_not_understood_stays_behind_the_gate() {
         let volume = ", volumes: [{name: d, persistentVolumeClaim: {claimName: d}}]";
-        assert_eq!(of(vec![member("a", ""), member("b", volume)]), []);
+        let pods = vec![member("a", ""), member("b", volume)];
+        assert_eq!(of(pods.clone()), []);
+        let objects = Objects {
+            pods,
+            ..Objects::default()
+        };
+        let b = ("ns".to_owned(), "b".to_owned());
+        assert_eq!(not_understood(&objects), [(b, "a volume claim")]);
     }
 }

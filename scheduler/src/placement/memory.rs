@@ -32,7 +32,7 @@ pub struct LoopMemory {
     ordered: HashMap<String, (Arc<NodeClaim>, Instant)>,
     idle_since: BTreeMap<String, i64>,
     blocked: BTreeMap<String, (BlockedOffer, u32)>,
-    told: HashMap<String, Instant>,
+    told: HashMap<Key, Instant>,
 }
 
 impl LoopMemory {
@@ -52,24 +52,20 @@ impl LoopMemory {
             .insert(claim.name_any(), (Arc::new(claim), Instant::now()));
     }
 
-    /// Which of the demands that wait have not been told why for `pause`, at most `most` of them. They count as told
-    /// from now on; those that wait no longer are forgotten.
+    /// Which of the pods that wait have not been told why for `pause`, at most `most` of them. They count as told from
+    /// now on; those that wait no longer are forgotten.
     pub fn untold<'a>(
         &mut self,
-        waiting: &HashSet<&'a str>,
+        waiting: &HashSet<&'a Key>,
         most: usize,
         pause: Duration,
-    ) -> Vec<&'a str> {
-        self.told
-            .retain(|demand, _| waiting.contains(demand.as_str()));
-        let due = |demand: &&&str| {
-            let last = self.told.get(**demand);
-            last.is_none_or(|at| at.elapsed() >= pause)
-        };
-        let due: Vec<&str> = waiting.iter().filter(due).take(most).copied().collect();
+    ) -> Vec<&'a Key> {
+        self.told.retain(|pod, _| waiting.contains(pod));
+        let due = |pod: &&&Key| self.told.get(**pod).is_none_or(|at| at.elapsed() >= pause);
+        let due: Vec<&Key> = waiting.iter().filter(due).take(most).copied().collect();
         let now = Instant::now();
         self.told
-            .extend(due.iter().map(|demand| ((*demand).to_owned(), now)));
+            .extend(due.iter().map(|pod| ((*pod).clone(), now)));
         due
     }
 

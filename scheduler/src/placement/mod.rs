@@ -81,7 +81,7 @@ async fn round(
     }
     measure(shared, &snapshot, &plan);
     judge(shared, &plan);
-    tell::tell(shared, memory, &snapshot, &plan).await;
+    tell::tell(shared, memory, &objects, &snapshot, &plan).await;
     let next = plan.next_change_seconds;
     let failed = act::carry_out(shared, memory, &objects, plan).await;
     if failed {
