@@ -5,7 +5,7 @@
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kaito_api::{NodeClaim, Workspace, names};
 use kaito_placement::plan::Blocker;
-use kaito_snapshot::pod::{Stand, stand, workspace_of};
+use kaito_snapshot::pod::{Stand, is_ours, stand, workspace_of};
 use kube::{Resource, ResourceExt};
 
 use crate::shared::{Shared, Verdict};
@@ -58,7 +58,7 @@ pub fn pod(shared: &Shared, change: &Change<Pod>) {
     };
     if place(change.0.as_deref()) != place(change.1.as_deref()) {
         let held = |pod: Option<&Pod>| pod.is_some_and(|pod| matches!(stand(pod), Stand::On(_)));
-        let ours = workspace_of(object).is_some();
+        let ours = is_ours(object);
         if ours || held(change.0.as_deref()) || held(change.1.as_deref()) {
             shared.placement.notify_one();
         }

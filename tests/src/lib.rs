@@ -18,6 +18,7 @@ pub mod fault_proxy;
 pub mod fixture;
 #[cfg(target_os = "linux")]
 pub mod node;
+pub mod player;
 pub mod programs;
 pub mod registry;
 pub mod supervise;

@@ -27,6 +27,11 @@ pub const TERMINATION_FINALIZER: &str = "karpenter.sh/termination";
 pub const LABEL_WORKSPACE: &str = "kaito.sh/workspace";
 /// Label: namespace of the owning Workspace, on claims and nodes.
 pub const LABEL_WORKSPACE_NAMESPACE: &str = "kaito.sh/workspacenamespace";
+/// Label on pods without a Workspace that carry our gate: place this pod for me. With [`LABEL_GANG_SIZE`], all pods of
+/// the namespace with the same value are placed together or not at all.
+pub const LABEL_GANG: &str = "kaito.sh/gang";
+/// Label beside [`LABEL_GANG`]: how many pods make the gang; absent or 1, each pod is placed by itself.
+pub const LABEL_GANG_SIZE: &str = "kaito.sh/gang-size";
 /// Label that Karpenter requires on a claim; KAITO's value is [`NODEPOOL`], a pool that does not exist.
 pub const LABEL_NODEPOOL: &str = "karpenter.sh/nodepool";
 /// Value of [`LABEL_NODEPOOL`] on claims we make.

@@ -13,7 +13,7 @@ use kaito_placement::snapshot::{
 
 use crate::pod::Stand;
 use crate::sizing::Sizing;
-use crate::{node, pod, sizing};
+use crate::{gangs, node, pod, sizing};
 
 /// Label keys that name an owner and never count as a wish of the user.
 const RESERVED: [&str; 8] = [
@@ -281,7 +281,7 @@ fn demands(objects: &Objects, memory: &Memory) -> Vec<Demand> {
         }
     }
     let by_host = nodes_by_host(&objects.nodes);
-    objects
+    let of_workspaces = objects
         .workspaces
         .iter()
         .filter(|(workspace, _)| workspace.metadata.deletion_timestamp.is_none())
@@ -297,7 +297,9 @@ fn demands(objects: &Objects, memory: &Memory) -> Vec<Demand> {
                 demand.purchase = Purchase::Never;
             }
             Some(demand)
-        })
+        });
+    of_workspaces
+        .chain(gangs::demands(objects, memory, &by_host))
         .collect()
 }
 

@@ -45,8 +45,8 @@ pub fn stand(pod: &Pod) -> Stand {
         .node_selector
         .as_ref()
         .and_then(|labels| labels.get(names::LABEL_HOSTNAME));
-    match (pinned, workspace_of(pod)) {
-        (Some(host), Some(_)) => Stand::On(host.clone()),
+    match pinned {
+        Some(host) if is_ours(pod) => Stand::On(host.clone()),
         _ => Stand::Elsewhere,
     }
 }
@@ -68,6 +68,22 @@ pub fn workspace_of(pod: &Pod) -> Option<&str> {
         .as_ref()?
         .get(names::LABEL_WORKSPACE)
         .map(String::as_str)
+}
+
+/// Name of the gang by which a pod without a Workspace asks us for a place, by label.
+#[must_use]
+pub fn gang_of(pod: &Pod) -> Option<&str> {
+    let labels = pod.metadata.labels.as_ref()?;
+    if labels.contains_key(names::LABEL_WORKSPACE) {
+        return None;
+    }
+    labels.get(names::LABEL_GANG).map(String::as_str)
+}
+
+/// Whether it is us who place the pod: it belongs to a Workspace or asks by label.
+#[must_use]
+pub fn is_ours(pod: &Pod) -> bool {
+    workspace_of(pod).is_some() || gang_of(pod).is_some()
 }
 
 /// Whether the pod's Ready condition is True.
@@ -148,7 +164,9 @@ pub fn add(left: Resources, right: Resources) -> Resources {
     }
 }
 
-fn largest(left: Resources, right: Resources) -> Resources {
+/// The larger of each amount.
+#[must_use]
+pub fn largest(left: Resources, right: Resources) -> Resources {
     Resources {
         milli_cpu: left.milli_cpu.max(right.milli_cpu),
         memory_bytes: left.memory_bytes.max(right.memory_bytes),

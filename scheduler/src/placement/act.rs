@@ -228,7 +228,7 @@ async fn buy(
             action: "BuyNode".to_owned(),
             secondary: None,
         };
-        shared.events.publish(event, workspace).await;
+        shared.events.publish(event, workspace.as_ref()).await;
     }
     Ok(created.unwrap_or(claim))
 }
@@ -384,7 +384,7 @@ async fn give_back(shared: &Shared, release: &Release) -> Result<(), Error> {
             action: "ReleaseNode".to_owned(),
             secondary: None,
         };
-        shared.events.publish(event, &workspace).await;
+        shared.events.publish(event, workspace.as_ref()).await;
     }
     Ok(())
 }

@@ -32,6 +32,7 @@ pub struct LoopMemory {
     ordered: HashMap<String, (Arc<NodeClaim>, Instant)>,
     idle_since: BTreeMap<String, i64>,
     blocked: BTreeMap<String, (BlockedOffer, u32)>,
+    told: HashMap<Key, Instant>,
 }
 
 impl LoopMemory {
@@ -49,6 +50,23 @@ impl LoopMemory {
     pub fn order(&mut self, claim: NodeClaim) {
         self.ordered
             .insert(claim.name_any(), (Arc::new(claim), Instant::now()));
+    }
+
+    /// Which of the pods that wait have not been told why for `pause`, at most `most` of them. They count as told from
+    /// now on; those that wait no longer are forgotten.
+    pub fn untold<'a>(
+        &mut self,
+        waiting: &HashSet<&'a Key>,
+        most: usize,
+        pause: Duration,
+    ) -> Vec<&'a Key> {
+        self.told.retain(|pod, _| waiting.contains(pod));
+        let due = |pod: &&&Key| self.told.get(**pod).is_none_or(|at| at.elapsed() >= pause);
+        let due: Vec<&Key> = waiting.iter().filter(due).take(most).copied().collect();
+        let now = Instant::now();
+        self.told
+            .extend(due.iter().map(|pod| ((*pod).clone(), now)));
+        due
     }
 
     /// Drops what the stores show by now, notices refusals and idle claims.
@@ -129,18 +147,14 @@ impl LoopMemory {
         };
     }
 
-    /// A claim is idle when no pod of any Workspace is on, or on its way to, its node.
+    /// A claim is idle when no pod of any Workspace, nor any other that we placed, is on, or on its way to, its node.
     fn notice_idle(&mut self, objects: &Objects, now: i64) {
         let index = ClaimIndex::new(&objects.claims);
         let by_host = cluster::nodes_by_host(&objects.nodes);
         let mut used: BTreeSet<String> =
             self.pinned.values().map(|(node, _)| node.clone()).collect();
         let memory = Memory::default();
-        for found in objects
-            .pods
-            .iter()
-            .filter(|found| pod::workspace_of(found).is_some())
-        {
+        for found in objects.pods.iter().filter(|found| pod::is_ours(found)) {
             used.extend(cluster::node_of(found, &memory, &by_host));
         }
         let busy: BTreeSet<String> = objects
@@ -186,5 +200,5 @@ async fn report(shared: &Shared, claim: &NodeClaim, instance_type: &str, message
         action: "BuyNode".to_owned(),
         secondary: None,
     };
-    shared.events.publish(event, &workspace).await;
+    shared.events.publish(event, workspace.as_ref()).await;
 }

@@ -5,6 +5,7 @@
 pub mod act;
 pub mod memory;
 pub mod record;
+pub mod tell;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use kaito_placement::plan::Plan;
 use kaito_placement::planner;
 use kaito_placement::snapshot::Snapshot;
 use kaito_snapshot::cluster::{self, Objects};
+use kaito_snapshot::gangs;
 use tokio_util::sync::CancellationToken;
 
 use crate::shared::{Shared, Verdict};
@@ -79,6 +81,7 @@ async fn round(
     }
     measure(shared, &snapshot, &plan);
     judge(shared, &plan);
+    tell::tell(shared, memory, &objects, &snapshot, &plan).await;
     let next = plan.next_change_seconds;
     let failed = act::carry_out(shared, memory, &objects, plan).await;
     if failed {
@@ -130,7 +133,12 @@ fn measure(shared: &Shared, snapshot: &Snapshot, plan: &Plan) {
 }
 
 fn judge(shared: &Shared, plan: &Plan) {
+    // Pods without a Workspace have no status of ours; they are told by events.
+    let of_workspace = |demand: &str| !gangs::is_gang(&split(demand).1);
     for waiting in &plan.waiting {
+        if !of_workspace(&waiting.demand) {
+            continue;
+        }
         let verdict = Verdict::Waiting {
             blocker: waiting.blocker.clone(),
             message: waiting.message.clone(),
@@ -138,6 +146,9 @@ fn judge(shared: &Shared, plan: &Plan) {
         shared.judge(split(&waiting.demand), verdict);
     }
     for assignment in &plan.assignments {
+        if !of_workspace(&assignment.demand) {
+            continue;
+        }
         let verdict = Verdict::Placed {
             reason: assignment.reason.clone(),
         };

@@ -41,7 +41,7 @@ impl Shared {
         std::mem::take(&mut *self.journal.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Names of claims bought for the Workspace with `uid` whose nodes no other Workspace uses.
+    /// Names of claims bought for the Workspace with `uid` whose nodes nobody else that we placed uses.
     #[must_use]
     pub fn claims_only_for(&self, own: &Key, uid: &str) -> Vec<String> {
         let claims = self.stores.claims.all();
@@ -49,11 +49,13 @@ impl Shared {
         let mut shared_claims: Vec<String> = Vec::new();
         let nodes = self.stores.nodes.all();
         for found in self.stores.pods.all() {
-            let Some(other) = pod::workspace_of(&found) else {
+            if !pod::is_ours(&found) {
                 continue;
-            };
-            let foreign = (found.metadata.namespace.as_deref(), other)
-                != (Some(own.0.as_str()), own.1.as_str());
+            }
+            let foreign = (
+                found.metadata.namespace.as_deref(),
+                pod::workspace_of(&found),
+            ) != (Some(own.0.as_str()), Some(own.1.as_str()));
             if let (true, pod::Stand::On(name)) = (foreign, pod::stand(&found)) {
                 let node = nodes.iter().find(|node| node.name_any() == name);
                 shared_claims.extend(

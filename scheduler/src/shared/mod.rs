@@ -100,7 +100,11 @@ pub struct Events(Recorder);
 
 impl Events {
     /// Publishes an event about `object`. A failure is logged, never an error: events are for people.
-    pub async fn publish(&self, event: kube::runtime::events::Event, object: &Workspace) {
+    pub async fn publish(
+        &self,
+        event: kube::runtime::events::Event,
+        object: &impl Resource<DynamicType = ()>,
+    ) {
         if let Err(error) = self.0.publish(&event, &object.object_ref(&())).await {
             tracing::info!(%error, reason = event.reason, "event not recorded");
         }

@@ -24,6 +24,8 @@ pub struct Options {
     pub controller_manager_arguments: Vec<String>,
     /// Further arguments of kube-scheduler.
     pub scheduler_arguments: Vec<String>,
+    /// A `KubeSchedulerConfiguration` for kube-scheduler; its connection is filled in.
+    pub scheduler_configuration: Option<serde_json::Value>,
 }
 
 impl Options {
@@ -49,6 +51,7 @@ impl Options {
             api_server_arguments: Vec::new(),
             controller_manager_arguments: Vec::new(),
             scheduler_arguments: Vec::new(),
+            scheduler_configuration: None,
         }
     }
 

@@ -220,10 +220,23 @@ impl Files {
         arguments
     }
 
-    pub(super) fn scheduler(&self, options: &Options) -> Vec<String> {
+    pub(super) fn scheduler(&self, options: &Options) -> Result<Vec<String>, Error> {
         let mut arguments = self.control_loop("kube-scheduler");
+        if let Some(configuration) = options.scheduler_configuration.as_ref() {
+            // With a configuration the flags of the connection count no more.
+            let mut configuration = configuration.clone();
+            configuration["clientConnection"]["kubeconfig"] = self
+                .kubeconfig("kube-scheduler")
+                .display()
+                .to_string()
+                .into();
+            configuration["leaderElection"] = serde_json::json!({ "leaderElect": false });
+            let path = self.folder.join("kube-scheduler.json");
+            super::certificates::write(&path, &configuration.to_string())?;
+            arguments.push(flag("--config", &path));
+        }
         arguments.extend(options.scheduler_arguments.iter().cloned());
-        arguments
+        Ok(arguments)
     }
 
     fn control_loop(&self, server: &str) -> Vec<String> {

@@ -92,7 +92,7 @@ async fn start_once(options: &Options) -> Result<ControlPlane, Error> {
         plane.scheduler = Some(launch_loop(
             &plane,
             Binary::KubeScheduler,
-            plane.files.scheduler(options),
+            plane.files.scheduler(options)?,
         )?);
     }
     if options.controller_manager {

@@ -51,6 +51,9 @@ struct Hunt<'a> {
     surplus: BTreeMap<&'a str, u64>,
     changes: Vec<usize>,
     frontiers: BTreeMap<(Likeness<'a>, i32, bool), Frontier>,
+    /// Why demands of a class and a size were refused, and how many changes there had been: until there are more, the
+    /// next of them is refused for the same reason.
+    refused: BTreeMap<(Likeness<'a>, i32, bool, u64), (usize, String)>,
 }
 
 /// What the next member costs on every node, for one class of demands.
@@ -83,10 +86,28 @@ impl<'a> Hunt<'a> {
             surplus: named(&occupants.surplus_gpus),
             changes: Vec::new(),
             frontiers: BTreeMap::new(),
+            refused: BTreeMap::new(),
         }
     }
 
     fn serve(&mut self, demand: &'a Demand) -> Result<Preemption, String> {
+        let reclaims = self.occupants.reclaiming.contains(&demand.name);
+        let wanted = demand.members.len() as u64;
+        let key = (Likeness::of(demand), demand.priority, reclaims, wanted);
+        if let Some((seen, reason)) = self.refused.get(&key)
+            && *seen == self.changes.len()
+        {
+            return Err(reason.clone());
+        }
+        let served = self.try_to_serve(demand);
+        if let Err(reason) = &served {
+            let known = (self.changes.len(), reason.clone());
+            self.refused.insert(key, known);
+        }
+        served
+    }
+
+    fn try_to_serve(&mut self, demand: &'a Demand) -> Result<Preemption, String> {
         let wanted = demand.members.len() as u64;
         let mut victims: Vec<usize> = Vec::new();
         while self.room(demand, wanted) < wanted {

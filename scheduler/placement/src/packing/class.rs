@@ -21,6 +21,14 @@ pub(super) struct Kind {
     pub(super) mode: DeviceMode,
 }
 
+/// What decides how much a node can ever hold: nodes of one make differ only in labels, taints and where they stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Make {
+    pub(super) kind: u16,
+    devices: u8,
+    capacity: Amounts,
+}
+
 /// What nodes of a class have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Class {
@@ -47,6 +55,9 @@ pub(super) enum ClassRefusal {
 pub(super) struct Classes {
     pub(super) kinds: Vec<Kind>,
     pub(super) list: Vec<Class>,
+    pub(super) makes: Vec<Make>,
+    /// Per class, the number of its make.
+    make_numbers: Vec<u16>,
     numbers: BTreeMap<Class, u32>,
 }
 
@@ -85,9 +96,51 @@ impl Classes {
             return Ok(*number);
         }
         let number = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
+        let make = self.intern_make(&class);
+        self.make_numbers.push(make);
         self.list.push(class.clone());
         self.numbers.insert(class, number);
         Ok(number)
+    }
+
+    fn intern_make(&mut self, class: &Class) -> u16 {
+        let make = Make {
+            kind: class.kind,
+            devices: class.devices,
+            capacity: class.capacity,
+        };
+        let known = self.makes.iter().position(|known| *known == make);
+        let at = known.unwrap_or_else(|| {
+            self.makes.push(make);
+            self.makes.len() - 1
+        });
+        u16::try_from(at).unwrap_or(u16::MAX)
+    }
+
+    /// The number of a class's make.
+    pub(super) fn make_of(&self, class: u32) -> u16 {
+        let known = self.make_numbers.get(class as usize);
+        known.copied().unwrap_or(u16::MAX)
+    }
+
+    /// Makes whose idle nodes hold a request of these amounts and this many devices, of the classes on which `devices_on`
+    /// says how many; ascending.
+    pub(super) fn makes_for(
+        &self,
+        amounts: &Amounts,
+        devices_on: impl Fn(u32) -> Option<usize>,
+    ) -> Box<[u16]> {
+        let mut found: Vec<u16> = (0u32..)
+            .zip(&self.list)
+            .filter(|(number, class)| {
+                devices_on(*number).is_some_and(|devices| devices <= usize::from(class.devices))
+                    && class.capacity.holds(amounts)
+            })
+            .map(|(number, _)| self.make_of(number))
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found.into()
     }
 
     /// GPU kinds a request accepts. A request without GPUs accepts all.

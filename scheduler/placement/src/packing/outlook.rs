@@ -2,8 +2,9 @@
 //!
 //! Three figures follow from it. *Typical pods* (see [`typical`](super::typical)). *CPU that a GPU needs*: the CPU of
 //! GPU pods per GPU they ask, pods without GPUs left out, because the question is how much CPU must stay beside an idle
-//! GPU for it to be of use. *Pressure* on a GPU kind: Σ over pods of gpu·\[kind accepted\] / (GPUs of all kinds the pod
-//! accepts), so that pods which accept little press hard on it.
+//! GPU for it to be of use. *Pressure* on a make of nodes: Σ over pods of gpu·\[an idle node of the make holds the pod\] /
+//! (GPUs of all makes that hold it), so that pods which can go to few nodes press hard on those: pods that name a scarce
+//! model, and just so pods that fill a node of which there are few, such as one with more cores than most.
 //!
 //! They are taken anew at arrivals 1, 2, 3, …, each time when [`GROWTH`] has been exceeded: often while little is known
 //! (the first hundred placements decide whether CPU-poor nodes are wasted), rarely later, when every renewal makes all
@@ -11,9 +12,10 @@
 
 use std::sync::Arc;
 
+use super::class::Make;
 use super::cluster::signed;
 use super::request::{RequestId, Spec};
-use super::typical::{Census, KindSet, ONE, PodKind, TypicalPod};
+use super::typical::{Census, KindSet, ONE, TypicalPod};
 
 /// A renewal is due when arrivals have grown by this ratio, three halves, since the last: after the first few, an
 /// estimate from two thirds of the sample is as good, and n arrivals cost only log n renewals.
@@ -27,7 +29,7 @@ const KEPT_PERCENT: i64 = 90;
 pub(super) struct Outlook {
     counts: Vec<u64>,
     arrived: u64,
-    /// Thousandths in the cluster, per kind.
+    /// Thousandths in the cluster, per make.
     inventory: Vec<i64>,
     renewed_at: u64,
 }
@@ -37,33 +39,23 @@ pub(super) struct Outlook {
 pub(super) struct Terms {
     /// Thousandths of a GPU that one millicore keeps useful, in 1/[`ONE`]; absent while no GPU pod has come.
     pub(super) gpu_per_cpu: Option<i64>,
-    /// Pressure per kind, mean one, in 1/[`ONE`]; absent for kinds of which there are no devices.
+    /// Pressure per make, mean one over all GPUs, in 1/[`ONE`]; absent for makes of which there are no devices.
     pub(super) pressure: Vec<Option<i64>>,
 }
 
 impl Terms {
-    /// Pressure on `kind` above the least among the kinds accepted; 0 if that kind is the least.
-    pub(super) fn premium(&self, kind: u16, accepts: KindSet) -> i64 {
-        let of = self
-            .pressure
-            .get(usize::from(kind))
-            .copied()
-            .flatten()
-            .unwrap_or(0);
-        let accepted = (0u32..)
-            .zip(&self.pressure)
-            .filter(|(kind, _)| accepts.checked_shr(*kind).unwrap_or(0) & 1 == 1);
-        of - accepted
-            .filter_map(|(_, pressure)| *pressure)
-            .min()
-            .unwrap_or(of)
+    /// Pressure on `make` above the least among the makes that hold the pod; 0 if it is the least.
+    pub(super) fn premium(&self, make: u16, holding: &[u16]) -> i64 {
+        let of = |make: &u16| self.pressure.get(usize::from(*make)).copied().flatten();
+        let own = of(&make).unwrap_or(0);
+        own - holding.iter().filter_map(of).min().unwrap_or(own)
     }
 }
 
 impl Outlook {
-    /// Takes note of thousandths that came to a kind, or left it if negative.
-    pub(super) fn add_devices(&mut self, kind: u16, milli: i64) {
-        let at = usize::from(kind);
+    /// Takes note of thousandths that came to a make, or left it if negative.
+    pub(super) fn add_devices(&mut self, make: u16, milli: i64) {
+        let at = usize::from(make);
         if self.inventory.len() <= at {
             self.inventory.resize(at + 1, 0);
         }
@@ -85,12 +77,13 @@ impl Outlook {
     }
 
     /// Kinds of which the cluster has devices.
-    pub(super) fn present(&self) -> KindSet {
-        let there = (0u32..)
+    pub(super) fn present(&self, makes: &[Make]) -> KindSet {
+        let there = makes
+            .iter()
             .zip(&self.inventory)
             .filter(|(_, milli)| **milli > 0);
-        there.fold(0, |set, (kind, _)| {
-            set | 1u64.checked_shl(kind).unwrap_or(0)
+        there.fold(0, |set, (make, _)| {
+            set | 1u64.checked_shl(u32::from(make.kind)).unwrap_or(0)
         })
     }
 
@@ -100,10 +93,14 @@ impl Outlook {
     }
 
     /// Typical pods and terms as known now.
-    pub(super) fn renew(&mut self, specs: &[Arc<Spec>]) -> (Vec<TypicalPod>, Terms) {
+    pub(super) fn renew(
+        &mut self,
+        specs: &[Arc<Spec>],
+        makes: &[Make],
+    ) -> (Vec<TypicalPod>, Terms) {
         self.renewed_at = self.arrived;
         let mut census = Census::default();
-        let present = self.present();
+        let present = self.present(makes);
         let mut sums = Sums {
             pressure: vec![0; self.inventory.len()],
             ..Sums::default()
@@ -114,7 +111,7 @@ impl Outlook {
             .filter(|(_, count)| **count > 0)
         {
             census.add(spec.pod.limited_to(present), *count);
-            sums.add(&spec.pod, signed(*count), &self.inventory);
+            sums.add(spec, signed(*count), makes, &self.inventory);
         }
         (census.typical(), sums.terms(&self.inventory))
     }
@@ -127,16 +124,20 @@ struct Sums {
     milli_cpu: i64,
     /// Thousandths of GPUs.
     milli: i64,
-    /// Pressure per kind, in 2^-40.
+    /// Pressure per make, in 2^-40.
     pressure: Vec<i128>,
 }
 
 impl Sums {
-    fn add(&mut self, pod: &PodKind, pods: i64, inventory: &[i64]) {
-        let kinds = (0u16..).zip(inventory).filter(|(kind, milli)| {
-            **milli > 0 && pod.accepts.checked_shr(u32::from(*kind)).unwrap_or(0) & 1 == 1
+    fn add(&mut self, spec: &Spec, pods: i64, makes: &[Make], inventory: &[i64]) {
+        let held = spec.makes.iter().filter_map(|number| {
+            let at = usize::from(*number);
+            let there = inventory.get(at).copied().filter(|milli| *milli > 0)?;
+            Some((at, makes.get(at)?.kind, there))
         });
-        let shapes = kinds.clone().filter_map(|(kind, _)| pod.shape.on(kind));
+        let shapes = held
+            .clone()
+            .filter_map(|(_, kind, _)| spec.pod.shape.on(kind));
         let milli = shapes
             .map(|shape| i64::from(shape.total_milli()))
             .max()
@@ -146,13 +147,13 @@ impl Sums {
             return;
         }
         self.milli += milli;
-        self.milli_cpu += pod.milli_cpu * pods;
-        let total: i64 = kinds.clone().map(|(_, milli)| milli).sum();
+        self.milli_cpu += spec.pod.milli_cpu * pods;
+        let total: i64 = held.clone().map(|(_, _, there)| there).sum();
         let share = (i128::from(milli) << 40)
             .checked_div(i128::from(total))
             .unwrap_or(0);
-        for (kind, _) in kinds {
-            if let Some(pressure) = self.pressure.get_mut(usize::from(kind)) {
+        for (at, _, _) in held {
+            if let Some(pressure) = self.pressure.get_mut(at) {
                 *pressure += share;
             }
         }
@@ -161,10 +162,21 @@ impl Sums {
     fn terms(&self, inventory: &[i64]) -> Terms {
         let kept = self.milli_cpu * KEPT_PERCENT / 100;
         let gpu_per_cpu = (self.milli * ONE).checked_div(kept);
-        let kinds = inventory.iter().filter(|milli| **milli > 0).count();
-        let sum: i128 = self.pressure.iter().sum();
+        let there = || {
+            self.pressure
+                .iter()
+                .zip(inventory)
+                .filter(|(_, milli)| **milli > 0)
+        };
+        let all: i128 = inventory
+            .iter()
+            .map(|milli| i128::from(*milli).max(0))
+            .sum();
+        let sum: i128 = there()
+            .map(|(pressure, milli)| *pressure * i128::from(*milli))
+            .sum();
         let normal = |pressure: &i128| {
-            let scaled = pressure * i128::from(ONE) * kinds as i128;
+            let scaled = pressure * i128::from(ONE) * all;
             scaled
                 .checked_div(sum)
                 .and_then(|share| i64::try_from(share).ok())

@@ -83,10 +83,10 @@ impl Packer {
         }
         let mut outlook = Outlook::default();
         for (_, group) in cluster.live() {
-            let kind = cluster.configs.config(group.state.config).kind;
+            let make = cluster.classes.make_of(group.state.class);
             let members = i64::try_from(group.members.len()).unwrap_or(i64::MAX);
             outlook.add_devices(
-                kind,
+                make,
                 cluster.configs.idle_milli(group.state.config) * members,
             );
         }
@@ -145,10 +145,11 @@ impl Packer {
 
     /// Notes that a node like this came (1) or went (−1).
     fn account(&mut self, state: Option<State>, change: i64) {
-        let class = state.and_then(|state| self.cluster.classes.list.get(state.class as usize));
-        if let Some(class) = class {
+        let number = state.map_or(u32::MAX, |state| state.class);
+        if let Some(class) = self.cluster.classes.list.get(number as usize) {
             let milli = i64::from(class.devices) * i64::from(WHOLE_MILLI) * change;
-            self.outlook.add_devices(class.kind, milli);
+            let make = self.cluster.classes.make_of(number);
+            self.outlook.add_devices(make, milli);
             self.capacity.0 += signed(class.capacity.milli_cpu) * change;
             self.capacity.1 += milli;
         }
@@ -210,8 +211,9 @@ impl Packer {
 
     fn census(&self, pods: &[RequestId]) -> Census {
         let mut census = Census::default();
+        let present = self.outlook.present(&self.cluster.classes.makes);
         for spec in pods.iter().filter_map(|id| self.specs.spec(*id)) {
-            census.add(spec.pod.limited_to(self.outlook.present()), 1);
+            census.add(spec.pod.limited_to(present), 1);
         }
         census
     }
@@ -270,7 +272,10 @@ impl Packer {
         }
         self.outlook.observe(id, pods);
         if self.outlook.is_due() {
-            let (typical, terms) = self.outlook.renew(&self.specs.list);
+            let (typical, terms) = {
+                let makes = &self.cluster.classes.makes;
+                self.outlook.renew(&self.specs.list, makes)
+            };
             self.rater
                 .expect(&typical, terms, self.cluster.classes.kind_count());
             self.index.renew();
@@ -283,8 +288,9 @@ impl Packer {
         let successor = match self.rater.policy {
             Policy::Random => self.any_device(spec, node)?,
             _ => {
+                let make = self.cluster.classes.make_of(state.class);
                 let (configs, devices) = self.cluster.devices_of(node);
-                self.rater.choose(configs, spec, &state, devices)?
+                self.rater.choose(make, configs, spec, &state, devices)?
             }
         };
         let shape = self.cluster.configs.shape(spec.shape_on(state.class)?);

@@ -21,7 +21,7 @@ pub enum Policy {
     /// One workload per node, as KAITO does with its own nodes.
     KaitoExclusive,
     /// Ours: the quantised gradient under a demand learnt as it arrives, with a price for CPU-starved GPUs and one for
-    /// scarce models.
+    /// scarce makes of nodes.
     #[default]
     Kaito,
 }

@@ -15,14 +15,14 @@
 //! Ours is the gradient with two charges inside the quantised rating:
 //!
 //! ```text
-//! Δ' = Δ − (growth of the node's CPU-starved GPUs) − ½ · gpu · (pressure on the model − least among those accepted)
+//! Δ' = Δ − (growth of the node's CPU-starved GPUs) − ½ · gpu · (pressure on the make − least among those that hold the pod)
 //! CPU-starved GPUs of a node = max(0, T − C / (9/10 · cores a GPU needs))
 //! ```
 //!
 //! The first is charged in full: a GPU whose CPU is gone is as lost as a fragment, and F does not see it, since it asks
-//! only whether one more pod fits. The second by half: a scarce device kept free is wanted by a pod that can go nowhere
-//! else, or by nobody; which of the two is open. Both vanish where they have nothing to say: with CPU to spare, and with
-//! pods that accept every model.
+//! only whether one more pod fits. The second by half: a scarce node kept free is wanted by a pod that can go nowhere
+//! else, or by nobody; which of the two is open. Both vanish where they have nothing to say: with CPU to spare, and where
+//! every pod fits every make of node.
 //!
 //! and equal ratings go to the tightest node. The rating stays coarse on purpose: the gradient is an expectation over
 //! pods that have not come, and differences below its noise must not outvote the order in which nodes are filled.
@@ -42,7 +42,7 @@ const TOP: i32 = 100;
 /// The largest node of the published cluster, by which best-fit and dot-product scale: 128 cores, 8 GPUs.
 const SCALE_MILLI_CPU: i64 = 128_000;
 const SCALE_MILLI: i64 = 8_000;
-/// One part in so many of a model's excess pressure is charged; see the module's text.
+/// One part in so many of a make's excess pressure is charged; see the module's text.
 const PREMIUM_PART: i64 = 2;
 
 /// How good a node is; the greater the better.
@@ -104,7 +104,13 @@ impl Rater {
         if configs.successors(state.config, shape).is_empty() {
             return None;
         }
-        let at = Place { spec, state, shape };
+        let make = classes.make_of(state.class);
+        let at = Place {
+            spec,
+            state,
+            shape,
+            make,
+        };
         Some(match self.policy {
             Policy::Random => Rating {
                 score: 0,
@@ -169,9 +175,8 @@ impl Rater {
         let milli = i64::from(configs.shape(at.shape).total_milli());
         let starved_before = self.starved(idle, milli_cpu);
         let starved_after = self.starved(idle - milli, milli_cpu - at.spec.pod.milli_cpu);
-        let kind = configs.config(at.state.config).kind;
         let premium = if milli > 0 {
-            self.terms.premium(kind, at.spec.pod.accepts)
+            self.terms.premium(at.make, &at.spec.makes)
         } else {
             0
         };
@@ -197,13 +202,19 @@ impl Rater {
     /// tightest. All others take the tightest.
     pub(super) fn choose(
         &mut self,
+        make: u16,
         configs: &mut Configs,
         spec: &Spec,
         state: &State,
         devices: &[Device],
     ) -> Option<Successor> {
         let shape = spec.shape_on(state.class)?;
-        let at = Place { spec, state, shape };
+        let at = Place {
+            spec,
+            state,
+            shape,
+            make,
+        };
         let candidates = configs.successors(state.config, shape).to_vec();
         if candidates.len() == 1 || !matches!(self.policy, Policy::Fgd | Policy::Kaito) {
             return candidates.first().copied();
@@ -235,6 +246,8 @@ struct Place<'a> {
     spec: &'a Spec,
     state: &'a State,
     shape: ShapeId,
+    /// Make of the node.
+    make: u16,
 }
 
 const fn untied(score: i32) -> Rating {

@@ -23,6 +23,8 @@ pub(super) struct Spec {
     pub(super) host: Option<String>,
     /// Per node class, the number of its shape there, or why the class is out.
     pub(super) by_class: Vec<Result<ShapeId, ClassRefusal>>,
+    /// Makes of nodes that hold it when idle, ascending.
+    pub(super) makes: Box<[u16]>,
 }
 
 impl Spec {
@@ -32,9 +34,15 @@ impl Spec {
                 .judge(class, request)
                 .map(|shape| configs.intern_shape(shape))
         };
+        let by_class: Vec<_> = classes.list.iter().map(judge).collect();
+        let makes = classes.makes_for(&request.amounts, |class| {
+            let verdict = by_class.get(class as usize)?;
+            Some(configs.shape(verdict.ok()?).count())
+        });
         Self {
             amounts: request.amounts,
-            by_class: classes.list.iter().map(judge).collect(),
+            by_class,
+            makes,
             pod: PodKind {
                 milli_cpu: super::cluster::signed(request.amounts.milli_cpu),
                 shape: classes.shape_on(request),

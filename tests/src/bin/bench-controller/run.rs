@@ -7,13 +7,13 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Node;
 use kaito_tests::Options;
 use kaito_tests::fixture::{NodeShape, create_node};
+use kaito_tests::player::play;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 
 use crate::Arguments;
 use crate::bed::{Bed, CONCURRENCY, Kind, say};
-use crate::player::play;
 use crate::recorder::Recorder;
 use crate::table::{Table, median};
 use crate::usage::{cpu_seconds, memory_mib};

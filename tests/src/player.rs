@@ -9,7 +9,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
 /// Plays until the task is aborted. A failed write is not repeated: the pod's next change brings another chance.
-pub(crate) async fn play(client: Client) {
+pub async fn play(client: Client) {
     let pods: Api<Pod> = Api::default_namespaced(client);
     let events = watcher(pods.clone(), watcher::Config::default()).applied_objects();
     events
