@@ -4,11 +4,7 @@
 //! ServiceAccount. Played: machines. Nodes are there before, and a bound pod is Ready at once, so that what is left
 //! is the control path. The packing runs buy nodes from the simulated cloud instead.
 
-<<<<<<< HEAD
 mod bed;
-mod player;
-=======
->>>>>>> h6
 mod recorder;
 mod run;
 mod table;
