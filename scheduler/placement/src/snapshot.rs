@@ -198,7 +198,8 @@ pub enum Purchase {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Demand {
-    /// `namespace/name` of the Workspace; unique among the demands of a snapshot.
+    /// `namespace/name` of the Workspace, `namespace/gang:name` or `namespace/pod:name` of pods without one; unique among
+    /// the demands of a snapshot.
     pub name: String,
     /// UID of the Workspace; names of purchases derive from it.
     pub uid: String,
