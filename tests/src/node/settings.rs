@@ -176,12 +176,14 @@ pub(super) fn write_kubelet(layout: &Layout, identity: &Identity<'_>) -> io::Res
         "clusterDNS": ["10.96.0.10"],
         "clusterDomain": "cluster.local",
         "resolvConf": "",
-        // The disk is shared with everything else on this machine.
+        // The disk is shared with everything else on this machine: kubelet must not take a share that others use for
+        // its own want of space, and evict the pods of a test. Zero turns a signal off.
         "evictionHard": {
             "memory.available": "50Mi",
-            "nodefs.available": "1%",
-            "nodefs.inodesFree": "1%",
-            "imagefs.available": "1%",
+            "nodefs.available": "0%",
+            "nodefs.inodesFree": "0%",
+            "imagefs.available": "0%",
+            "imagefs.inodesFree": "0%",
         },
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,

@@ -9,18 +9,18 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kaito_api::conditions::{Status, is_true};
+use kaito_api::conditions::is_true;
 use kaito_api::nodeclaim::{INITIALIZED, LAUNCHED, NodeClaimStatus, READY, REGISTERED};
 use kaito_api::{NodeClaim, names};
 use serde_json::json;
 
 use super::conditions::{self, Moment, Verdict};
+use super::ending::{created, due, expiry, overdue, recorded_ending};
 use super::initialized::{self, LABEL_INITIALIZED};
 use super::step::{Decision, Step};
 use super::terminate;
 use crate::cloud::simulated::model::later;
 use crate::cloud::{Deletion, LaunchError, Machine};
-use crate::duration::parse_duration;
 
 /// How long an intermediate status may wait for the next change, so that both cost one write. Short against every
 /// human and every limit; long against the few milliseconds between Launched and Ready of an immediate cloud.
@@ -141,74 +141,6 @@ fn live(observed: &Observed<'_>, claim: &NodeClaim) -> Decision {
     decision
 }
 
-/// Why a claim is given up.
-struct Ending {
-    reason: String,
-    note: String,
-    if_absent: Option<String>,
-}
-
-impl Ending {
-    fn decision(self) -> Decision {
-        let Self {
-            reason,
-            note,
-            if_absent,
-        } = self;
-        let report = Step::Report { reason, note };
-        // Absence is confirmed before anything is said about it.
-        match if_absent {
-            Some(_) => Decision::only(vec![Step::DeleteClaim { if_absent }, report]),
-            None => Decision::only(vec![report, Step::DeleteClaim { if_absent }]),
-        }
-    }
-}
-
-/// Endings that the recorded claim and the nodes prove; they come before any new request to the cloud.
-fn recorded_ending(observed: &Observed<'_>, claim: &NodeClaim) -> Option<Ending> {
-    let recorded = claim.conditions();
-    let ending = |reason: &str, note: String, if_absent| {
-        Some(Ending {
-            reason: reason.to_owned(),
-            note,
-            if_absent,
-        })
-    };
-    if let Some(refused) = recorded
-        .iter()
-        .find(|c| c.type_ == LAUNCHED && c.status == "False")
-    {
-        return ending(&refused.reason, refused.message.clone(), None);
-    }
-    let expiry = expiry(claim);
-    if expiry.is_some_and(|expiry| expiry <= observed.now) {
-        return ending(
-            "Expired",
-            "The claim has reached its expireAfter.".to_owned(),
-            None,
-        );
-    }
-    let name = claim
-        .status
-        .as_ref()
-        .and_then(|status| status.node_name.clone());
-    if let Some(name) = name.filter(|_| observed.nodes.is_empty() && is_true(recorded, REGISTERED))
-    {
-        let note = format!("Node {name} is gone; the claim ends with it.");
-        return ending("NodeGone", note, Some(name));
-    }
-    let leaving = observed
-        .nodes
-        .iter()
-        .find(|node| node.metadata.deletion_timestamp.is_some())?;
-    let name = leaving.metadata.name.as_deref().unwrap_or_default();
-    ending(
-        "NodeDeleted",
-        format!("Node {name} is being deleted; the claim ends with it."),
-        None,
-    )
-}
-
 fn ask_now(observed: &Observed<'_>) -> bool {
     match observed.progress {
         Progress::Unasked => true,
@@ -297,66 +229,6 @@ fn moment(observed: &Observed<'_>, claim: &NodeClaim) -> Moment {
         created,
         now: observed.now,
     }
-}
-
-fn created(claim: &NodeClaim) -> Option<Timestamp> {
-    claim
-        .metadata
-        .creation_timestamp
-        .as_ref()
-        .map(|time| time.0)
-}
-
-fn expiry(claim: &NodeClaim) -> Option<Timestamp> {
-    // An absent or unreadable value never expires: taking nodes away needs a clear order.
-    let life = parse_duration(claim.spec.expire_after.as_deref()?).ok()?;
-    Some(later(created(claim)?, life))
-}
-
-/// When which stage becomes overdue, with the reason; the first that counts now.
-fn due(
-    observed: &Observed<'_>,
-    claim: &NodeClaim,
-    list: &[Condition],
-) -> Option<(Timestamp, &'static str)> {
-    let limits = observed.limits;
-    let created = created(claim)?.max(limits.begun);
-    if !is_true(list, LAUNCHED) {
-        return Some((later(created, limits.launch), "LaunchTimeout"));
-    }
-    if !is_true(list, REGISTERED) {
-        return Some((later(created, limits.registration), "RegistrationTimeout"));
-    }
-    if !is_true(list, INITIALIZED) {
-        let registered = conditions::since(list, REGISTERED, Status::True)?;
-        return Some((
-            later(registered.max(limits.begun), limits.initialization),
-            "InitializationTimeout",
-        ));
-    }
-    None
-}
-
-fn overdue(observed: &Observed<'_>, claim: &NodeClaim, list: &[Condition]) -> Option<Ending> {
-    // A final refusal is written down before the claim ends.
-    if matches!(observed.progress, Progress::Refused { error, .. } if error.is_final()) {
-        return None;
-    }
-    let (at, reason) = due(observed, claim, list)?;
-    if at > observed.now {
-        return None;
-    }
-    let unhealthy: Vec<String> = list
-        .iter()
-        .filter(|c| c.status != "True" && c.type_ != READY && !c.message.is_empty())
-        .map(|c| format!("{}: {}", c.type_, c.message))
-        .collect();
-    let note = format!("Given up after its time limit. {}", unhealthy.join("; "));
-    Some(Ending {
-        reason: reason.to_owned(),
-        note,
-        if_absent: None,
-    })
 }
 
 /// Labels and annotations that the machine settles; a label that the claim already has wins.

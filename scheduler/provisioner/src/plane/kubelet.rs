@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::addresses::Addresses;
+use super::overcommitment::overcommitted;
 use super::pods::{self, Action, Times, View};
 use crate::cluster::agenda::Agenda;
 use crate::cluster::mirror::{Chain, Mirror, key_of};
@@ -180,7 +181,7 @@ impl Kubelet {
             return None;
         }
         let others = self.pods.select(|other| node_of(other) == node_of(pod));
-        pods::overcommitted(pod, node, &others)
+        overcommitted(pod, node, &others)
     }
 
     fn times(&self, pod: &Pod) -> Times {

@@ -7,5 +7,7 @@ pub mod addresses;
 pub mod driver;
 pub mod kubelet;
 pub mod node;
+pub mod overcommitment;
 pub mod pods;
 pub mod server;
+mod statuses;

@@ -4,6 +4,7 @@
 //! the [`Cloud`] trait. Its memory outlives the process in the API server: claims and nodes tell what exists
 //! ([`Model::adopt`]).
 
+mod allocation;
 pub mod model;
 pub mod size;
 
