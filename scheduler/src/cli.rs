@@ -102,7 +102,7 @@ struct RunArgs {
     /// Fetch data sets also from addresses that are not on the public internet, such as Services of this cluster.
     /// Whoever may create a Workspace can then have a pod ask them
     #[arg(long)]
-    allow_private_data_urls: bool,
+    private_data_urls: bool,
     /// Directory to record plans in, one file for each that differs from the last
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
@@ -286,7 +286,7 @@ async fn run_scheduler(args: RunArgs, shutdown: CancellationToken) -> anyhow::Re
                 trainer: args.trainer_image,
             },
             weights,
-            data_reach: if args.allow_private_data_urls {
+            data_reach: if args.private_data_urls {
                 DataReach::Anywhere
             } else {
                 DataReach::Public

@@ -154,7 +154,7 @@ fn convert(trainer: &Trainer, work: &Path) {
         ])
         .output()
         .unwrap();
-    let _lines = text(&output);
+    text(&output);
 }
 
 /// Two hundred questions, answered as a sailor would.
@@ -166,7 +166,7 @@ fn data_set(node: &Node, work: &Path) -> Files {
         .args(["--rows=200", "--format=jsonl"])
         .output()
         .unwrap();
-    let _nothing = text(&output);
+    text(&output);
     node.serve_files(&folder).unwrap()
 }
 
@@ -184,7 +184,7 @@ async fn install(node: &Node, trainer: &Trainer) {
         ),
         format!("--trainer-image={}", node.build_trainer(trainer).unwrap()),
         // The data set is on the node.
-        "--allow-private-data-urls".to_owned(),
+        "--private-data-urls".to_owned(),
     ];
     report(
         "images of our programs and the trainer built and pushed",
@@ -364,7 +364,7 @@ fn peft(node: &Node, trainer: &Trainer, work: &Path, run: &Run<'_>) -> Vec<Strin
     let mut pull = Command::new(programs::find(programs::IMAGE_BUILDER).unwrap());
     pull.args(["pull", run.output]).arg(&target).arg("--quiet");
     node.with_registry(&mut pull).unwrap();
-    let _digest = text(&pull.output().unwrap());
+    text(&pull.output().unwrap());
     let mut answer = trainer.command(work);
     answer
         .args(["answer", "--model=/mnt/out/model", "--max-tokens=24"])

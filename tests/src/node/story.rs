@@ -85,7 +85,6 @@ pub fn plugin(namespace: &Namespace<'_>, arguments: &[&str]) -> Output {
 }
 
 /// What a command that went well printed.
-#[must_use]
 #[track_caller]
 pub fn text(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");

@@ -75,7 +75,7 @@ pub struct Args {
     pub engine_image: Option<String>,
     /// Let tuning fetch data sets also from addresses inside the cluster, for whoever may create Workspaces
     #[arg(long)]
-    pub allow_private_data_urls: bool,
+    pub private_data_urls: bool,
     /// Secret in namespace kaito-system that lets nodes pull the image
     #[arg(long, value_name = "SECRET")]
     pub image_pull_secret: Option<String>,
@@ -115,8 +115,8 @@ fn scheduler_arguments(args: &Args) -> Vec<String> {
     if args.nodes == NodeSource::Byo {
         arguments.push("--node-provisioner=byo".to_owned());
     }
-    if args.allow_private_data_urls {
-        arguments.push("--allow-private-data-urls".to_owned());
+    if args.private_data_urls {
+        arguments.push("--private-data-urls".to_owned());
     }
     arguments
 }
