@@ -36,10 +36,12 @@ fn pulling_children(workspace: &Workspace) -> Children {
 fn arguments_of_the_fetch(context: &Context) -> Vec<String> {
     let tuning = workspace(include_str!("../../examples/tuning-url-qlora.yaml"));
     let sizing = size(&tuning, &Surroundings::default()).unwrap();
-    let Workload::Job(job) = build::children(&tuning, &sizing, context).workload else {
-        panic!("tuning is a Job");
+    let workload = build::children(&tuning, &sizing, context).workload;
+    let job = match workload {
+        Workload::Job(job) => Some(job),
+        _ => None,
     };
-    let pod = job.spec.unwrap().template.spec.unwrap();
+    let pod = job.unwrap().spec.unwrap().template.spec.unwrap();
     let fetch = pod.init_containers.unwrap().swap_remove(0);
     fetch.args.unwrap()
 }

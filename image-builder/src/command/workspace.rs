@@ -41,20 +41,16 @@ pub(crate) fn workspace(using: &Use<'_>, name: &str) -> Option<Value> {
     let model = using
         .model
         .map_or_else(|| guessed(using.image), str::to_owned);
-    let (version, inference) = match using.kind {
+    let inference = match using.kind {
         Kind::Program => return None,
-        // Only this version of the API lets a preset come from an image of one's own.
-        Kind::Model => (
-            "kaito.sh/v1alpha1",
-            json!({"preset": {"name": model, "accessMode": "private", "presetOptions": {"image": image}}}),
-        ),
-        Kind::Adapter => (
-            "kaito.sh/v1beta1",
-            json!({"preset": {"name": model}, "adapters": [{"source": {"name": name, "image": image}}]}),
-        ),
+        // Not `accessMode: private`: that would say that the image is a whole server.
+        Kind::Model => json!({"preset": {"name": model, "presetOptions": {"image": image}}}),
+        Kind::Adapter => {
+            json!({"preset": {"name": model}, "adapters": [{"source": {"name": name, "image": image}}]})
+        }
     };
     Some(json!({
-        "apiVersion": version,
+        "apiVersion": "kaito.sh/v1beta1",
         "kind": "Workspace",
         "metadata": {"name": name},
         "resource": {"labelSelector": {"matchLabels": {"apps": name}}},
@@ -170,8 +166,8 @@ mod tests {
         assert_eq!(
             text,
             format!(
-                "apiVersion: kaito.sh/v1alpha1\nkind: Workspace\nmetadata:\n  name: phi\nresource:\n  labelSelector:\n    \
-                 matchLabels:\n      apps: phi\ninference:\n  preset:\n    name: microsoft/phi-4\n    accessMode: private\n    \
+                "apiVersion: kaito.sh/v1beta1\nkind: Workspace\nmetadata:\n  name: phi\nresource:\n  labelSelector:\n    \
+                 matchLabels:\n      apps: phi\ninference:\n  preset:\n    name: microsoft/phi-4\n    \
                  presetOptions:\n      image: \"r.io/models/phi@{digest}\""
             )
         );
