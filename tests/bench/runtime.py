@@ -17,7 +17,7 @@ QUESTIONS = [
 ]
 
 
-# Logits. Between the two programs they were seen to differ by about a third of this on average.
+# Logits. Below this lead, rounding of activations may decide; above it, a difference is a fault of one of the two.
 NEAR_TIE = 0.5
 
 
