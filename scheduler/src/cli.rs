@@ -17,8 +17,8 @@ use crate::lease::{self, Election, LedError};
 use crate::placement::record::Settings;
 use crate::run::{self, Options};
 use crate::shared::Config;
-use crate::workspace::build::Images;
 use crate::workspace::build::weights::Delivery;
+use crate::workspace::build::{DataReach, Images};
 
 /// Exit code when leadership was lost: restarting is the cure.
 const EXIT_LEASE_LOST: u8 = 3;
@@ -99,6 +99,10 @@ struct RunArgs {
     /// How images of weights and adapters reach pods
     #[arg(long, value_enum, default_value = "auto")]
     weights_delivery: WeightsDelivery,
+    /// Fetch data sets also from addresses that are not on the public internet, such as Services of this cluster.
+    /// Whoever may create a Workspace can then have a pod ask them
+    #[arg(long)]
+    private_data_urls: bool,
     /// Directory to record plans in, one file for each that differs from the last
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
@@ -297,6 +301,11 @@ async fn run_scheduler(args: RunArgs, shutdown: CancellationToken) -> anyhow::Re
                 trainer: args.trainer_image,
             },
             weights,
+            data_reach: if args.private_data_urls {
+                DataReach::Anywhere
+            } else {
+                DataReach::Public
+            },
             idle_grace_seconds: i64::from(args.idle_node_grace),
             record: args.record.map(|directory| Settings {
                 directory,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use kaito_api::Workspace;
 use kaito_scheduler::workspace::build::weights::Delivery;
-use kaito_scheduler::workspace::build::{self, Children, Context, Workload};
+use kaito_scheduler::workspace::build::{self, Children, Context, DataReach, Workload};
 use kaito_snapshot::sizing::{Surroundings, size};
 
 fn workspace(yaml: &str) -> Workspace {
@@ -31,6 +31,30 @@ fn pulling_children(workspace: &Workspace) -> Children {
         ..Context::default()
     };
     build::children(workspace, &sizing, &context)
+}
+
+fn arguments_of_the_fetch(context: &Context) -> Vec<String> {
+    let tuning = workspace(include_str!("../../examples/tuning-url-qlora.yaml"));
+    let sizing = size(&tuning, &Surroundings::default()).unwrap();
+    let workload = build::children(&tuning, &sizing, context).workload;
+    let job = match workload {
+        Workload::Job(job) => Some(job),
+        _ => None,
+    };
+    let pod = job.unwrap().spec.unwrap().template.spec.unwrap();
+    let fetch = pod.init_containers.unwrap().swap_remove(0);
+    fetch.args.unwrap()
+}
+
+#[test]
+fn data_sets_come_from_the_public_internet_unless_the_operator_says_otherwise() {
+    let public_only = "--public-only".to_owned();
+    assert!(arguments_of_the_fetch(&Context::default()).contains(&public_only));
+    let context = Context {
+        data_reach: DataReach::Anywhere,
+        ..Context::default()
+    };
+    assert!(!arguments_of_the_fetch(&context).contains(&public_only));
 }
 
 fn rendered(children: &Children) -> String {

@@ -16,6 +16,7 @@ pub mod control_plane;
 pub mod device_plugin;
 pub mod fault_proxy;
 pub mod fixture;
+pub mod model;
 #[cfg(target_os = "linux")]
 pub mod node;
 pub mod player;

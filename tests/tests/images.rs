@@ -4,20 +4,18 @@
 //! service (Azurite). Emulated: Microsoft's registry, by a second repository of the same registry.
 
 mod images {
-    pub mod model;
     pub mod support;
 }
 
 use std::fs;
 use std::path::Path;
 
-use images::model;
 use images::support::{Builder, digests_of, mask, needed, succeed, trees_are_equal, write};
 use kaito_api::crd;
 use kaito_tests::binaries::{self, Binary};
 use kaito_tests::fixture::apply_yaml;
 use kaito_tests::registry::{Options, Registry};
-use kaito_tests::{ControlPlane, programs};
+use kaito_tests::{ControlPlane, model, programs};
 use serde_json::{Value, json};
 
 async fn registry() -> Registry {
@@ -54,7 +52,7 @@ async fn smollm2_is_packaged_in_three_shapes_and_comes_back_the_same() {
     let registry = registry().await;
     let folder = tempfile::tempdir().unwrap();
     let tree = folder.path().join("smollm2");
-    model::provide(&tree);
+    model::provide(&tree).unwrap();
     let builder = Builder::new();
     for shape in ["image", "modelpack", "dual"] {
         let name = format!("{}/models/smollm2:{shape}", registry.host());

@@ -5,20 +5,20 @@
 
 #![cfg(target_os = "linux")]
 
-#[path = "images/model.rs"]
-mod model;
-
 use std::fs;
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Pod;
 use kaito_api::{Workspace, conditions};
 use kaito_tests::cluster;
-use kaito_tests::fixture::{Namespace, apply_yaml, dump};
+use kaito_tests::fixture::Namespace;
+use kaito_tests::model;
+use kaito_tests::node::story::{self, address, curl, plugin, report, restricted, text};
 use kaito_tests::node::{self, Node, Traces};
 use kaito_tests::programs;
 use kaito_tests::wait::{wait_for, wait_for_all};
@@ -28,19 +28,6 @@ use serde_json::{Value, json};
 
 /// Loading 100 MB and answering takes seconds; a machine that builds something else besides takes longer.
 const LIMIT: Duration = Duration::from_secs(180);
-
-/// A secret that lets pods pull from the node's registry.
-fn pull_secret(node: &Node) -> String {
-    let config = node.registry().docker_config();
-    format!(
-        "apiVersion: v1
-kind: Secret
-metadata: {{name: registry}}
-type: kubernetes.io/dockerconfigjson
-stringData: {{.dockerconfigjson: '{config}'}}
-"
-    )
-}
 
 fn workspace(weights: &str, adapters: &[(&str, &str)]) -> String {
     let adapters: Vec<Value> = adapters
@@ -63,61 +50,14 @@ fn workspace(weights: &str, adapters: &[(&str, &str)]) -> String {
     .to_string()
 }
 
-fn has(workspace: Option<&Workspace>, kind: &str) -> bool {
-    let status = workspace.and_then(|workspace| workspace.status.as_ref());
-    let list = status.and_then(|status| status.conditions.as_deref());
-    conditions::is_true(list.unwrap_or_default(), kind)
-}
-
 async fn wait_for_ready(namespace: &Namespace<'_>) {
-    let workspaces: Api<Workspace> = namespace.api();
-    wait_for(&workspaces, "small", "it is ready", LIMIT, |found| {
-        has(found, conditions::WORKSPACE_READY)
-    })
-    .await
-    .unwrap();
-}
-
-fn report(what: &str, since: Instant) {
-    println!("{what}: {:.1} s", since.elapsed().as_secs_f64());
-}
-
-fn text(output: &Output) -> String {
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// The plugin by way of kubectl, as users call it, in a namespace.
-fn plugin(namespace: &Namespace<'_>, arguments: &[&str]) -> Output {
-    namespace
-        .plane()
-        .kubectl_command()
-        .arg("kaito")
-        .args(arguments)
-        .args(["--namespace", namespace.name()])
-        .output()
-        .unwrap()
-}
-
-/// A namespace in which only pods of the `restricted` standard are admitted, with the pull secret.
-async fn restricted<'a>(node: &'a Node, prefix: &str) -> Namespace<'a> {
-    let namespace = Namespace::create(node.plane(), prefix).await.unwrap();
-    let labelled = node
-        .plane()
-        .kubectl_command()
-        .args(["label", "namespace", namespace.name()])
-        .arg("pod-security.kubernetes.io/enforce=restricted")
-        .output()
-        .unwrap();
-    text(&labelled);
-    namespace.apply(&pull_secret(node)).await.unwrap();
-    namespace
+    story::wait_for_condition(namespace, "small", conditions::WORKSPACE_READY, LIMIT).await;
 }
 
 /// The weights as an image, and where they came from on this machine.
 fn weights(node: &Node) -> String {
     let folder = tempfile::tempdir().unwrap();
-    model::provide(folder.path());
+    model::provide(folder.path()).unwrap();
     node.build_image(
         folder.path(),
         "models/smollm2",
@@ -176,78 +116,25 @@ fn lora_file(layers: usize, hidden: usize, rank: usize, scale: f32) -> Vec<u8> {
     file
 }
 
-async fn address(namespace: &Namespace<'_>) -> String {
-    let services: Api<Service> = namespace.api();
-    let service = services.get("small").await.unwrap();
-    service.spec.unwrap().cluster_ip.unwrap()
-}
-
-/// What a user types in a shell: `curl -X POST http://CLUSTERIP/chat …`.
-fn curl(url: &str, body: &Value) -> Output {
-    Command::new("curl")
-        .args(["-sS", "-m", "120", "--fail-with-body", "-X", "POST", url])
-        .args([
-            "-H",
-            "accept: application/json",
-            "-H",
-            "Content-Type: application/json",
-        ])
-        .args(["-d", &body.to_string()])
-        .output()
-        .unwrap()
-}
-
 /// The answer of an adapter, or of the base model, without chance.
 fn greedy(address: &str, model: &str) -> String {
-    let body = json!({
-        "model": model, "temperature": 0, "max_tokens": 24,
-        "messages": [{"role": "user", "content": "Tell me the capital of France."}],
-    });
-    let answer = text(&curl(
-        &format!("http://{address}/v1/chat/completions"),
-        &body,
-    ));
-    let answer: Value = serde_json::from_str(&answer).unwrap();
-    answer["choices"][0]["message"]["content"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    story::greedy(address, model, "Tell me the capital of France.")
 }
 
 /// Installs our parts as a user would: from images, by the plugin.
 async fn install(node: &Node) {
-    let client = node.client().await.unwrap();
-    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: kaito-system}\n";
-    apply_yaml(&client, "default", namespace).await.unwrap();
-    apply_yaml(&client, cluster::SYSTEM_NAMESPACE, &pull_secret(node))
-        .await
-        .unwrap();
     let started = Instant::now();
     let scheduler = node.build_program(programs::SCHEDULER).unwrap();
     let runtime = node.build_program(programs::RUNTIME).unwrap();
     report("images of our programs built and pushed", started);
-    let output = node
-        .plane()
-        .kubectl_command()
-        .args([
-            "kaito",
-            "install",
-            "--nodes=byo",
-            "--image-pull-secret=registry",
-        ])
-        .arg(format!("--image={scheduler}"))
-        .arg(format!("--runtime-image={runtime}"))
-        .output()
-        .unwrap();
-    if !output.status.success() {
-        dump(node.plane(), cluster::SYSTEM_NAMESPACE);
-    }
-    text(&output);
+    story::install(node, &scheduler, &[format!("--runtime-image={runtime}")]).await;
 }
 
 #[tokio::test]
 #[ignore = "needs root on Linux: tests/run --only node"]
 async fn a_small_model_answers_from_a_pod_and_a_new_adapter_loses_no_request() {
+    // The node's network has no way out.
+    model::file().unwrap();
     let node = Node::start(node::Options::default()).await.unwrap();
     install(&node).await;
     let deployments: Api<Deployment> =
@@ -263,7 +150,7 @@ async fn a_small_model_answers_from_a_pod_and_a_new_adapter_loses_no_request() {
     report("Workspace applied to ready", started);
     weights_are_mounted(&namespace, &weights).await;
 
-    let address = address(&namespace).await;
+    let address = address(&namespace, "small").await;
     let started = Instant::now();
     let url = format!("http://{address}/chat");
     let answer = text(&curl(
@@ -290,6 +177,7 @@ async fn a_small_model_answers_from_a_pod_and_a_new_adapter_loses_no_request() {
     println!("{status}");
 
     roll_out_an_adapter(&node, &namespace, &weights, &address).await;
+    lose_the_server_mid_answer(&node, &namespace, &address).await;
     let workspaces: Api<Workspace> = namespace.api();
     workspaces
         .delete("small", &DeleteParams::default())
@@ -309,6 +197,45 @@ async fn a_small_model_answers_from_a_pod_and_a_new_adapter_loses_no_request() {
     let identity = node.identity();
     node.stop().unwrap();
     assert_eq!(identity.traces().unwrap(), Traces::default());
+}
+
+/// Ends the server with SIGKILL while it answers: the client is told by a broken transfer, and the next one is answered.
+async fn lose_the_server_mid_answer(node: &Node, namespace: &Namespace<'_>, address: &str) {
+    let before = greedy(address, model::PRESET);
+    let body = json!({
+        "model": model::PRESET, "stream": true, "max_tokens": 2048,
+        "messages": [{"role": "user", "content": "Write a long story about the sea."}],
+    });
+    let mut client = Command::new("curl")
+        .args(["-sS", "-N", "-m", "120", "-X", "POST"])
+        .arg(format!("http://{address}/v1/chat/completions"))
+        .args(["-H", "Content-Type: application/json", "-d"])
+        .arg(body.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    let first = lines.find_map(|line| line.ok().filter(|line| line.starts_with("data:")));
+    assert!(first.is_some(), "no part of an answer came");
+    node.kill("kaito-runtime serve").unwrap();
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    assert!(rest.iter().all(|line| line != "data: [DONE]"), "{rest:?}");
+    let status = client.wait().unwrap();
+    // 18: the transfer ended before its end; 56: the connection was reset.
+    assert!(matches!(status.code(), Some(18 | 56)), "{status}");
+    wait_for_ready(namespace).await;
+    let started = Instant::now();
+    let url = format!("http://{address}/v1/models");
+    loop {
+        let answered = Command::new("curl").args(["-sf", "-m", "5", &url]).output();
+        if answered.unwrap().status.success() {
+            break;
+        }
+        assert!(started.elapsed() < LIMIT, "the server does not come back");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    report("server killed to answering again", started);
+    assert_eq!(greedy(address, model::PRESET), before);
 }
 
 async fn weights_are_mounted(namespace: &Namespace<'_>, weights: &str) {
@@ -437,6 +364,8 @@ async fn roll_out_an_adapter(node: &Node, namespace: &Namespace<'_>, weights: &s
 #[tokio::test]
 #[ignore = "needs root on Linux: tests/run --only node"]
 async fn where_images_cannot_be_mounted_the_weights_are_pulled_and_answer_all_the_same() {
+    // The node's network has no way out.
+    model::file().unwrap();
     let node = Node::start(node::Options::default()).await.unwrap();
     let weights = weights(&node);
     let images = [
@@ -466,7 +395,7 @@ async fn where_images_cannot_be_mounted_the_weights_are_pulled_and_answer_all_th
     let pod = found.first().unwrap();
     let init = pod.spec.as_ref().unwrap().init_containers.as_ref().unwrap();
     assert_eq!(init.len(), 1, "{}", pod.name_any());
-    let address = address(&namespace).await;
+    let address = address(&namespace, "small").await;
     assert!(greedy(&address, "smollm2-135m-instruct").contains("Paris"));
     drop(namespace);
     drop(scheduler);

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kaito_api::{NodeClaim, Workspace, names};
 use kube::ResourceExt;
 
+use super::training::Training;
 use crate::readiness::{self, Verdict};
 
 /// The Workspace and the objects that belong to it, each list sorted by name.
@@ -33,6 +34,8 @@ pub struct Facts {
     pub services: Vec<Service>,
     /// Events about any of these, oldest first.
     pub events: Vec<Event>,
+    /// How far the training is, if it is one that runs or ran.
+    pub training: Option<Training>,
     /// One line per read that failed.
     pub notes: Vec<String>,
 }

@@ -9,6 +9,7 @@ pub mod phase;
 pub mod pod;
 pub mod summary;
 pub mod text;
+pub mod training;
 pub mod tree;
 
 pub use facts::Facts;

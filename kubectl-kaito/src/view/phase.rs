@@ -1,10 +1,11 @@
-//! How far a Workspace has come: queued, provision, image pull, load, ready, with the time each took.
+//! How far a Workspace has come: queued, provision, image pull, load, ready, with the time each took; a tuning one goes
+//! by way of prepare (images, data, weights), train and push.
 //!
 //! Times are those that the objects themselves carry, so that a late look shows the same durations as a live one.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kaito_api::{conditions, nodeclaim};
+use kaito_api::{conditions, names, nodeclaim};
 use serde::Serialize;
 
 use super::facts::{Facts, created};
@@ -48,6 +49,8 @@ struct Milestones {
     bought: Option<Timestamp>,
     placed: Option<Timestamp>,
     started: Option<Timestamp>,
+    /// When the training was over; for those whose result is pushed afterwards.
+    trained: Option<Timestamp>,
     ready: Option<Timestamp>,
 }
 
@@ -55,17 +58,26 @@ struct Milestones {
 #[must_use]
 pub fn phases(facts: &Facts, now: Timestamp) -> Vec<Phase> {
     let at = milestones(facts);
-    let load = if facts.is_tuning() { "run" } else { "load" };
-    let last = if facts.is_tuning() { "done" } else { "ready" };
     let provision_end = at.placed.filter(|_| at.bought.is_some());
     let queue_end = at.bought.or(at.placed);
     let mut phases = vec![
         span("queued", at.created, queue_end, now),
         span("provision", at.bought, provision_end, now),
-        span("image pull", at.placed, at.started, now),
-        span(load, at.started, at.ready, now),
-        end(last, at.ready),
     ];
+    if facts.is_tuning() {
+        phases.extend([
+            span("prepare", at.placed, at.started, now),
+            span("train", at.started, at.trained, now),
+            span("push", at.trained, at.ready, now),
+            end("done", at.ready),
+        ]);
+    } else {
+        phases.extend([
+            span("image pull", at.placed, at.started, now),
+            span("load", at.started, at.ready, now),
+            end("ready", at.ready),
+        ]);
+    }
     if at.bought.is_none() && at.placed.is_some() {
         set_state(&mut phases, "provision", State::Skipped);
     }
@@ -133,13 +145,19 @@ fn milestones(facts: &Facts) -> Milestones {
     };
     let done = done(facts);
     // What comes later proves what came before: a finished job's pods may be gone.
-    let started = all(pod::started).or(done);
+    let started = if facts.is_tuning() {
+        all(|item| pod::began(item, names::TRAINER_CONTAINER).or_else(|| pod::started(item)))
+    } else {
+        all(pod::started)
+    };
+    let started = started.or(done);
     let placed = all(|item| pod::became(item, "PodScheduled")).or(started);
     Milestones {
         created: begun,
         bought: bought(facts, begun),
         placed,
         started,
+        trained: all(|item| pod::ended_well(item, names::TRAINER_CONTAINER)).or(done),
         ready: done,
     }
 }
@@ -257,6 +275,35 @@ status:
         assert_eq!(found[1], ("provision", State::Done, Some(180)));
         assert_eq!(found[2], ("image pull", State::Active, Some(58)));
         assert_eq!(found[3], ("load", State::Pending, None));
+    }
+
+    #[test]
+    fn a_tuning_run_is_told_apart_into_preparing_training_and_pushing() {
+        let text = format!(
+            "{}---
+kind: Pod
+metadata: {{name: phi-a}}
+spec: {{initContainers: [{{name: fetch-data}}, {{name: train}}], containers: [{{name: push}}]}}
+status:
+  conditions: [{{type: PodScheduled, status: 'True', lastTransitionTime: 2026-01-01T00:00:02Z}}]
+  initContainerStatuses:
+  - {{name: fetch-data, image: i, imageID: '', ready: true, restartCount: 0, state: {{terminated: {{exitCode: 0}}}}}}
+  - name: train
+    image: i
+    imageID: ''
+    ready: true
+    restartCount: 1
+    state: {{terminated: {{exitCode: 0, startedAt: 2026-01-01T00:00:20Z, finishedAt: 2026-01-01T00:02:00Z}}}}
+  containerStatuses:
+  - {{name: push, image: i, imageID: '', ready: false, restartCount: 0, state: {{waiting: {{reason: PodInitializing}}}}}}
+",
+            WORKSPACE.replace("inference: {preset", "tuning: {method: lora, preset")
+        );
+        let found = shown(&text, "2026-01-01T00:02:03Z");
+        assert_eq!(found[2], ("prepare", State::Done, Some(18)));
+        assert_eq!(found[3], ("train", State::Done, Some(100)));
+        assert_eq!(found[4], ("push", State::Active, Some(3)));
+        assert_eq!(found[5], ("done", State::Pending, None));
     }
 
     #[test]

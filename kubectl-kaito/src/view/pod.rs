@@ -287,6 +287,21 @@ pub fn started(pod: &Pod) -> Option<Timestamp> {
     }
 }
 
+/// When the last start of a container of this name began.
+#[must_use]
+pub fn began(pod: &Pod, container: &str) -> Option<Timestamp> {
+    let status = all_statuses(pod).find(|status| status.name == container)?;
+    start_time(status)
+}
+
+/// When a container of this name ended well.
+#[must_use]
+pub fn ended_well(pod: &Pod, container: &str) -> Option<Timestamp> {
+    let status = all_statuses(pod).find(|status| status.name == container)?;
+    let ended_well = status.state.as_ref()?.terminated.as_ref()?.exit_code == 0;
+    ended(status.state.as_ref()).filter(|_| ended_well)
+}
+
 fn start_time(status: &ContainerStatus) -> Option<Timestamp> {
     let state = status.state.as_ref()?;
     let running = state

@@ -109,7 +109,12 @@ fn purpose(facts: &Facts) -> String {
 fn runtime(facts: &Facts) -> Option<String> {
     facts.workspace.spec.inference.as_ref()?.preset.as_ref()?;
     let chosen = facts.workspace.annotations().get(names::ANNOTATION_RUNTIME);
-    Some(chosen.cloned().unwrap_or_else(|| "vllm".to_owned()))
+    let status = facts.workspace.status.as_ref();
+    let plan = status.and_then(|status| status.plan.as_ref());
+    // Only the native runtime serves a preset without a GPU.
+    let without_gpu = plan.and_then(|plan| plan.gpus_per_replica) == Some(0);
+    let default = if without_gpu { "native" } else { "vllm" };
+    Some(chosen.cloned().unwrap_or_else(|| default.to_owned()))
 }
 
 /// The word for where the Workspace stands: deletion first, then its own state.
@@ -196,6 +201,9 @@ status:
         );
         assert_eq!(found.model, "phi-4");
         assert_eq!(found.runtime.as_deref(), Some("vllm"));
+        let planned = "status:\n  plan: {replicas: 1, gpusPerReplica: 0}\n";
+        let found_on_cpus = summary(&yaml(&READY.replacen("status:\n", planned, 1)));
+        assert_eq!(found_on_cpus.runtime.as_deref(), Some("native"));
         assert_eq!(
             found.contradictions,
             ["the Workspace says it is ready, but Pod/phi-a is in CrashLoopBackOff"]

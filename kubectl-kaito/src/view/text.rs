@@ -110,6 +110,9 @@ fn head(facts: &Facts, summary: &Summary, now: Timestamp, style: Style<'_>) -> S
             .map_or_else(|| "<unknown>".to_owned(), |then| age::between(then, now)),
     );
     line("Progress", &bar(&phases(facts, now), style));
+    if let Some(training) = &facts.training {
+        line("Training", &training.sentence());
+    }
     if let Some(plan) = &summary.plan {
         line("Plan", &single_line(plan));
     }
@@ -276,6 +279,12 @@ pub fn progress_line(facts: &Facts, reason: &str, now: Timestamp) -> String {
     if let Some(active) = active {
         let _ = write!(text, " now={:?}", active.name);
     }
+    if let Some(training) = &facts.training {
+        let _ = write!(text, " step={}/{}", training.step, training.steps);
+        if let Some(loss) = training.loss {
+            let _ = write!(text, " loss={loss:.3}");
+        }
+    }
     if !reason.is_empty() {
         let _ = write!(text, " reason={reason:?}");
     }
@@ -336,6 +345,7 @@ mod tests {
     use crate::view::cause::{chain, shortened};
     use crate::view::facts::tests::yaml;
     use crate::view::tests::{LOADING, QUOTA};
+    use crate::view::training::Training;
 
     fn now() -> Timestamp {
         "2026-01-01T00:05:00Z".parse().unwrap()
@@ -379,6 +389,27 @@ mod tests {
         assert_eq!(
             progress_line(&yaml(LOADING), "0 of 1 replicas are ready", now()),
             r#"Pending nodes=1/1 now="load" reason="0 of 1 replicas are ready""#
+        );
+    }
+
+    #[test]
+    fn a_training_shows_its_step_and_loss_in_both_views() {
+        let mut facts = yaml(LOADING);
+        let line = r#"{"kaito": "progress", "step": 7, "steps": 50, "loss": 1.5}"#;
+        facts.training = Training::read(line);
+        let shown = progress_line(&facts, "", now());
+        assert!(shown.ends_with("step=7/50 loss=1.500"), "{shown}");
+        let printer = Printer::to_writers(Box::new(Vec::new()), Box::new(Vec::new()));
+        let style = Style {
+            charset: Charset::Ascii,
+            tree: Tree::Hide,
+            details: 0,
+            printer: &printer,
+        };
+        let shown = status(&facts, now(), style);
+        assert!(
+            shown.contains("Training:  step 7 of 50, loss 1.500\n"),
+            "{shown}"
         );
     }
 

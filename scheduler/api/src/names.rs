@@ -60,6 +60,8 @@ pub const TAINT_SKU: &str = "sku";
 /// Annotation: inference runtime: `vllm`, `transformers` or `native`. Absent: native where a small preset has no GPU,
 /// vLLM elsewhere.
 pub const ANNOTATION_RUNTIME: &str = "kaito.sh/runtime";
+/// Container of a tuning Job that trains and reports its steps, one JSON object a line.
+pub const TRAINER_CONTAINER: &str = "train";
 /// Annotation: memory checks warn instead of refuse.
 pub const ANNOTATION_BYPASS: &str = "kaito.sh/bypass-resource-checks";
 /// Annotation: exactly `True` makes the Service a LoadBalancer.

@@ -23,8 +23,8 @@ use tokio::time::Instant;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::{Key, Store};
-use crate::workspace::build::Images;
 use crate::workspace::build::weights::Delivery;
+use crate::workspace::build::{DataReach, Images};
 use crate::writer::Writer;
 
 pub use claims::ClaimJournal;
@@ -41,6 +41,8 @@ pub struct Config {
     pub images: Images,
     /// How images of weights and adapters reach pods.
     pub weights: Delivery,
+    /// Which addresses data sets may be fetched from.
+    pub data_reach: DataReach,
     /// How long a bought node that serves nobody is kept, seconds.
     pub idle_grace_seconds: i64,
     /// Where plans are recorded, if they are.

@@ -59,6 +59,7 @@ pub async fn context(shared: &Shared, workspace: &Workspace) -> Result<Context, 
         build: build::Context {
             images: shared.config.images.clone(),
             weights: shared.config.weights,
+            data_reach: shared.config.data_reach,
             config_version: version,
         },
         surroundings,

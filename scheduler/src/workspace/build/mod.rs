@@ -54,6 +54,17 @@ impl Default for Images {
     }
 }
 
+/// Which addresses data sets of tuning may be fetched from. They are named by whoever may create a Workspace, and asked
+/// for by a pod inside of the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DataReach {
+    /// The public internet: neither the cluster's own services nor a cloud's metadata service.
+    #[default]
+    Public,
+    /// Every address that the pod can reach. Only for clusters whose users may ask each other's services anyway.
+    Anywhere,
+}
+
 /// What children depend on besides the Workspace and its size.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
@@ -61,6 +72,8 @@ pub struct Context {
     pub images: Images,
     /// How images of weights and adapters reach pods.
     pub weights: weights::Delivery,
+    /// Which addresses data sets may be fetched from.
+    pub data_reach: DataReach,
     /// Version of the ConfigMap that the Workspace names; a new version rolls the pods.
     pub config_version: Option<String>,
 }

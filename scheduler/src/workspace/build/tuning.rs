@@ -14,11 +14,14 @@ use kaito_snapshot::sizing::Sizing;
 
 use super::supplies::{DATA_FOLDER, Supplies};
 use super::weights::{self, Files};
-use super::{Context, engine, labels, metadata, name, pod};
+use super::{Context, DataReach, engine, labels, metadata, name, pod};
 
 const DATA_PATH: &str = "/mnt/data";
 const RESULTS_PATH: &str = "/mnt/results";
 const CREDENTIALS_PATH: &str = "/mnt/credentials";
+
+/// Annotation by which kubectl and the plugin choose the container whose log is shown.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 /// Retries of a pod that failed, for lost nodes and cut pushes.
 const BACKOFF_LIMIT: i32 = 3;
@@ -32,8 +35,14 @@ pub fn job(workspace: &Workspace, tuning: &TuningSpec, sizing: &Sizing, context:
         labels: Some(labels(workspace)),
         ..ObjectMeta::default()
     };
+    let annotations = meta.annotations.get_or_insert_default();
+    // What users want to read is the training, though its container may be one that comes before the main one.
+    annotations.insert(
+        DEFAULT_CONTAINER.to_owned(),
+        names::TRAINER_CONTAINER.to_owned(),
+    );
     if let Some(version) = context.config_version.as_ref() {
-        meta.annotations.get_or_insert_default().insert(
+        annotations.insert(
             names::ANNOTATION_CONTENT_HASH.to_owned(),
             names::digest(&[version], 16),
         );
@@ -95,12 +104,11 @@ fn fetcher(input: &DataSource, context: &Context) -> Option<Container> {
         return Some(weights::puller(&files, context));
     }
     let urls = input.urls.as_ref()?;
-    // The addresses are the user's, asked for from inside of the cluster.
-    let mut args = vec![
-        "fetch".to_owned(),
-        format!("--output={DATA_PATH}"),
-        "--public-only".to_owned(),
-    ];
+    let mut args = vec!["fetch".to_owned(), format!("--output={DATA_PATH}")];
+    if context.data_reach == DataReach::Public {
+        // The addresses are the user's, asked for from inside of the cluster.
+        args.push("--public-only".to_owned());
+    }
     args.extend(urls.iter().cloned());
     Some(Container {
         name: "fetch-data".to_owned(),
@@ -136,7 +144,7 @@ fn trainer(
         ));
     }
     Container {
-        name: "train".to_owned(),
+        name: names::TRAINER_CONTAINER.to_owned(),
         image: Some(context.images.trainer.clone()),
         args: Some(args),
         resources: Some(pod::resources(sizing)),
