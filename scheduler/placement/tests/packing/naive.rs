@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use kaito_placement::packing::{GpuRequest, Policy, Request};
+use kaito_placement::packing::{Amounts, GpuRequest, Policy, Request};
 
 use crate::model::{Model, ModelNode};
 
@@ -39,17 +39,64 @@ pub(crate) fn kind(request: &Request, models: &[String]) -> Kind {
     (request.amounts.milli_cpu as i64, count, milli, bits)
 }
 
-/// What a policy expects: typical pods with weights, GPU per CPU, pressure per model.
+/// Nodes of one model, device count and capacity.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Make {
+    model: usize,
+    devices: i64,
+    capacity: Amounts,
+    /// Thousandths of all its nodes.
+    milli: i64,
+}
+
+impl Make {
+    /// Whether an idle node of the make holds the pod. No other amount than CPU is asked for in these tests beyond
+    /// what every node has.
+    fn holds(&self, (cpu, count, _, accepts): &Kind) -> bool {
+        (*count == 0 || accepts >> self.model & 1 == 1)
+            && *count <= self.devices
+            && *cpu <= self.capacity.milli_cpu as i64
+    }
+
+    fn is_of(&self, node: &ModelNode, models: &[String]) -> bool {
+        models[self.model] == node.shape.model
+            && self.devices == i64::from(node.shape.devices)
+            && self.capacity == node.shape.capacity
+    }
+}
+
+/// Makes of the cluster's nodes.
+pub(crate) fn makes(model: &Model, models: &[String]) -> Vec<Make> {
+    let mut makes: Vec<Make> = Vec::new();
+    for node in &model.nodes {
+        let milli = i64::from(node.shape.devices) * 1000;
+        match makes.iter_mut().find(|make| make.is_of(node, models)) {
+            Some(make) => make.milli += milli,
+            None => makes.push(Make {
+                model: models
+                    .iter()
+                    .position(|one| *one == node.shape.model)
+                    .unwrap(),
+                devices: i64::from(node.shape.devices),
+                capacity: node.shape.capacity,
+                milli,
+            }),
+        }
+    }
+    makes
+}
+
+/// What a policy expects: typical pods with weights, GPU per CPU, pressure per make of node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Expectation {
     typical: Vec<(i64, Kind)>,
     gpu_per_cpu: Option<i64>,
-    pressure: Vec<i64>,
+    makes: Vec<(Make, i64)>,
 }
 
 impl Expectation {
-    /// From counted pods and the thousandths of every model.
-    pub(crate) fn from(counts: &BTreeMap<Kind, u64>, inventory: &[i64]) -> Self {
+    /// From counted pods and the makes of nodes.
+    pub(crate) fn from(counts: &BTreeMap<Kind, u64>, makes: &[Make]) -> Self {
         let total: u64 = counts.values().sum();
         let mut by_count: Vec<(u64, Kind)> = counts.iter().map(|(kind, n)| (*n, *kind)).collect();
         by_count.sort_by(|left, right| right.cmp(left));
@@ -77,36 +124,52 @@ impl Expectation {
             heaviest.0 += rest;
         }
         let (mut cpu, mut gpu) = (0, 0);
-        let mut pressure = vec![0i128; inventory.len()];
-        for ((milli_cpu, devices, milli, accepts), count) in counts {
-            let accepted: Vec<usize> = (0..inventory.len())
-                .filter(|model| accepts >> model & 1 == 1 && inventory[*model] > 0)
+        let mut pressure = vec![0i128; makes.len()];
+        for (kind, count) in counts {
+            let (milli_cpu, devices, milli, _) = kind;
+            let holding: Vec<usize> = (0..makes.len())
+                .filter(|make| makes[*make].milli > 0 && makes[*make].holds(kind))
                 .collect();
             let asked = devices * milli * *count as i64;
-            let available: i64 = accepted.iter().map(|model| inventory[*model]).sum();
+            let available: i64 = holding.iter().map(|make| makes[*make].milli).sum();
             if asked == 0 || available == 0 {
                 continue;
             }
             cpu += milli_cpu * *count as i64;
             gpu += asked;
-            for model in accepted {
-                pressure[model] += (i128::from(asked) << 40) / i128::from(available);
+            for make in holding {
+                pressure[make] += (i128::from(asked) << 40) / i128::from(available);
             }
         }
-        let models = inventory.iter().filter(|milli| **milli > 0).count() as i128;
-        let sum: i128 = pressure.iter().sum();
+        let all: i128 = makes.iter().map(|make| i128::from(make.milli)).sum();
+        let weighed = |(make, one): (&Make, &i128)| one * i128::from(make.milli);
+        let sum: i128 = makes.iter().zip(&pressure).map(weighed).sum();
         let normal = |one: &i128| {
             if sum == 0 {
                 0
             } else {
-                (one * ONE as i128 * models / sum) as i64
+                (one * ONE as i128 * all / sum) as i64
             }
         };
         Self {
             typical,
             gpu_per_cpu: (gpu * ONE).checked_div(cpu * 90 / 100),
-            pressure: pressure.iter().map(normal).collect(),
+            makes: makes
+                .iter()
+                .cloned()
+                .zip(pressure.iter().map(normal))
+                .collect(),
         }
+    }
+
+    /// How much more pressed the node's make is than the least pressed one that holds the pod.
+    fn premium(&self, node: &ModelNode, models: &[String], pod: &Kind) -> i64 {
+        let there = |make: &&(Make, i64)| make.0.milli > 0;
+        let makes = || self.makes.iter().filter(there);
+        let own = makes().find(|make| make.0.is_of(node, models));
+        let own = own.map_or(0, |make| make.1);
+        let holding = makes().filter(|make| make.0.holds(pod));
+        own - holding.map(|make| make.1).min().unwrap_or(own)
     }
 
     /// F of a node in thousandths times one.
@@ -222,7 +285,8 @@ impl Naive<'_> {
     }
 
     fn gradient(&self, node: &ModelNode, request: &Request, devices: &[usize]) -> i64 {
-        let (cpu, count, milli, accepts) = kind(request, self.models);
+        let pod = kind(request, self.models);
+        let (cpu, count, milli, _) = pod;
         let model = self
             .models
             .iter()
@@ -242,11 +306,7 @@ impl Naive<'_> {
                     .map_or(0, |per_cpu| (total * ONE - per_cpu * cpu).max(0))
             };
             gain -= starved(&after, idle_cpu - cpu) - starved(&before, idle_cpu);
-            let pressure = &self.expectation.pressure;
-            let least = (0..pressure.len()).filter(|model| accepts >> model & 1 == 1);
-            if let Some(least) = least.map(|model| pressure[model]).min() {
-                gain -= (pressure[model] - least) * count * milli / 2;
-            }
+            gain -= self.expectation.premium(node, self.models, &pod) * count * milli / 2;
         }
         sigmoid(gain)
     }

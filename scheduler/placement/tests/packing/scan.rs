@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use crate::generate::{Step, any_plain_nodes, any_plain_requests, any_steps};
 use crate::model::Model;
-use crate::naive::{Choice, Expectation, Kind, Naive, kind, models, size_class};
+use crate::naive::{Choice, Expectation, Kind, Make, Naive, kind, makes, models, size_class};
 
 /// Packer and scan side by side.
 struct Race {
@@ -17,7 +17,7 @@ struct Race {
     packer: Packer,
     model: Model,
     models: Vec<String>,
-    inventory: Vec<i64>,
+    makes: Vec<Make>,
     capacity: (i64, i64),
     expectation: Expectation,
     counts: BTreeMap<Kind, u64>,
@@ -30,17 +30,10 @@ impl Race {
     fn new(nodes: &[NodeShape], policy: Policy) -> Self {
         let model = Model::new(nodes);
         let models = models(&model);
-        let milli = |node: &NodeShape| i64::from(node.devices) * 1000;
-        let inventory: Vec<i64> = models
+        let milli = nodes
             .iter()
-            .map(|name| {
-                nodes
-                    .iter()
-                    .filter(|node| node.model == *name)
-                    .map(milli)
-                    .sum()
-            })
-            .collect();
+            .map(|node| i64::from(node.devices) * 1000)
+            .sum();
         let cpu = nodes
             .iter()
             .map(|node| node.capacity.milli_cpu as i64)
@@ -48,11 +41,11 @@ impl Race {
         Self {
             policy,
             packer: Packer::new(nodes, &Settings { policy, seed: 0 }).unwrap(),
-            capacity: (inventory.iter().sum(), cpu),
+            capacity: (milli, cpu),
             held: vec![[0; 5]; nodes.len()],
+            makes: makes(&model, &models),
             model,
             models,
-            inventory,
             expectation: Expectation::default(),
             counts: BTreeMap::new(),
             renewed_at: 0,
@@ -67,7 +60,7 @@ impl Race {
             for request in requests {
                 *counts.entry(kind(request, &self.models)).or_default() += 1;
             }
-            self.expectation = Expectation::from(&counts, &self.inventory);
+            self.expectation = Expectation::from(&counts, &self.makes);
         }
     }
 
@@ -79,7 +72,7 @@ impl Race {
         let arrived: u64 = self.counts.values().sum();
         if arrived * 2 >= self.renewed_at * 3 {
             self.renewed_at = arrived;
-            self.expectation = Expectation::from(&self.counts, &self.inventory);
+            self.expectation = Expectation::from(&self.counts, &self.makes);
         }
     }
 

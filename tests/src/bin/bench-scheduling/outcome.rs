@@ -133,6 +133,9 @@ impl Report {
     }
 }
 
+/// A line of the table: what it shows, and how it reads that from a side.
+type Row = (&'static str, fn(&Outcome) -> String);
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -148,7 +151,7 @@ impl fmt::Display for Report {
             self.nodes * self.gpus_per_node as usize,
         )?;
         writeln!(f, "{}\n", self.note)?;
-        let rows: [(&str, fn(&Outcome) -> String); 10] = [
+        let rows: [Row; 10] = [
             ("measured", |one| one.side.to_owned()),
             ("pods bound", |one| one.pods_bound.to_string()),
             ("seconds", |one| format!("{:.1}", one.seconds)),
