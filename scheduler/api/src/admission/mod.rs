@@ -419,6 +419,8 @@ mod tests {
             }),
         );
         assert_eq!(text(&object), "");
+        object["inference"]["preset"]["presetOptions"] = json!({"image": "example.com/llama:1"});
+        assert_eq!(text(&object), "");
     }
 
     #[test]

@@ -173,12 +173,14 @@ fn runtime() -> Vec<Rule> {
             format!(
                 "!({HAS_PRESET}) || !({PRESET_NAME} in {gated}) || {} == 'true' || \
                  (has(object.inference.preset.presetOptions) && \
-                 has(object.inference.preset.presetOptions.modelAccessSecret) && \
-                 object.inference.preset.presetOptions.modelAccessSecret != '')",
+                 ((has(object.inference.preset.presetOptions.modelAccessSecret) && \
+                 object.inference.preset.presetOptions.modelAccessSecret != '') || \
+                 (has(object.inference.preset.presetOptions.image) && \
+                 object.inference.preset.presetOptions.image != '')))",
                 annotation("object", ANNOTATION_LOCAL_WEIGHTS)
             ),
             "inference.preset.presetOptions.modelAccessSecret is missing: the model is gated; name a secret whose key \
-             HF_TOKEN holds a token that may download it",
+             HF_TOKEN holds a token that may download it, or presetOptions.image, an image with the weights",
         )
         .only(Versions::Beta)
         .when(When::Create)

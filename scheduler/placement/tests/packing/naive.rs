@@ -95,8 +95,8 @@ pub(crate) struct Expectation {
 }
 
 impl Expectation {
-    /// From counted pods and the makes of nodes.
-    pub(crate) fn from(counts: &BTreeMap<Kind, u64>, makes: &[Make]) -> Self {
+    /// The commonest kinds that cover 95 % of the pods, with weights that add up to one.
+    fn typical(counts: &BTreeMap<Kind, u64>) -> Vec<(i64, Kind)> {
         let total: u64 = counts.values().sum();
         let mut by_count: Vec<(u64, Kind)> = counts.iter().map(|(kind, n)| (*n, *kind)).collect();
         by_count.sort_by(|left, right| right.cmp(left));
@@ -123,6 +123,11 @@ impl Expectation {
         if let Some(heaviest) = typical.iter_mut().max_by_key(|one| one.0) {
             heaviest.0 += rest;
         }
+        typical
+    }
+
+    /// From counted pods and the makes of nodes.
+    pub(crate) fn from(counts: &BTreeMap<Kind, u64>, makes: &[Make]) -> Self {
         let (mut cpu, mut gpu) = (0, 0);
         let mut pressure = vec![0i128; makes.len()];
         for (kind, count) in counts {
@@ -152,7 +157,7 @@ impl Expectation {
             }
         };
         Self {
-            typical,
+            typical: Self::typical(counts),
             gpu_per_cpu: (gpu * ONE).checked_div(cpu * 90 / 100),
             makes: makes
                 .iter()
