@@ -5,8 +5,8 @@ use k8s_openapi::api::apps::v1::{
     StatefulSetSpec,
 };
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec, PodTemplateSpec,
-    VolumeMount,
+    Container, ContainerPort, EnvVar, EnvVarSource, Lifecycle, LifecycleHandler,
+    ObjectFieldSelector, PodSpec, PodTemplateSpec, SleepAction, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -17,6 +17,10 @@ use kaito_snapshot::sizing::Sizing;
 
 use super::supplies::{Supplies, adapter_names};
 use super::{Context, SERVER_PORT, engine, labels, metadata, name, native, pod, probes, weights};
+
+/// Seconds that a server goes on accepting requests before it is told to stop: kubelet stops it while kube-proxy is
+/// still taking its address out of the Service, and whoever connects in between would be refused.
+const SECONDS_UNTIL_UNLISTED: i64 = 5;
 
 /// The gated pod template: from the preset, or the user's own with what placement needs added.
 #[must_use]
@@ -148,6 +152,15 @@ fn server(
         startup_probe: probed.then_some(probes.startup),
         liveness_probe: probed.then_some(probes.liveness),
         readiness_probe: probed.then_some(probes.readiness),
+        lifecycle: Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                sleep: Some(SleepAction {
+                    seconds: SECONDS_UNTIL_UNLISTED,
+                }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        }),
         ..Container::default()
     };
     match sizing.preset.filter(|_| sizing.runtime == Runtime::Native) {
