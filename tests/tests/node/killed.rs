@@ -31,7 +31,8 @@ impl Owner {
                 .strip_prefix("export ")
                 .and_then(|rest| rest.split_once('='))
             {
-                self.variables.insert(name.to_owned(), value.to_owned());
+                let value = value.trim_matches('\'').to_owned();
+                self.variables.insert(name.to_owned(), value);
             }
             if line.starts_with("# stop with") {
                 return;
