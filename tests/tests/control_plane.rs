@@ -107,13 +107,19 @@ fn testbed_up() -> Result<(std::process::Child, String)> {
         .args(["up", "--api-only"])
         .stdout(Stdio::piped())
         .spawn()?;
-    let mut line = String::new();
-    BufReader::new(testbed.stdout.take().context("no output")?).read_line(&mut line)?;
-    let kubeconfig = line
-        .trim()
-        .strip_prefix("export KUBECONFIG=")
-        .context("no kubeconfig printed")?;
-    let folder = Path::new(kubeconfig).parent().context("no folder")?;
+    // To its last line: the program fails if nobody reads what it still has to say.
+    let mut kubeconfig = None;
+    for line in BufReader::new(testbed.stdout.take().context("no output")?).lines() {
+        let line = line?;
+        if let Some(path) = line.strip_prefix("export KUBECONFIG=") {
+            kubeconfig = Some(path.to_owned());
+        }
+        if line.starts_with("# stop with") {
+            break;
+        }
+    }
+    let kubeconfig = kubeconfig.context("no kubeconfig printed")?;
+    let folder = Path::new(&kubeconfig).parent().context("no folder")?;
     Ok((testbed, folder.to_string_lossy().into_owned()))
 }
 
