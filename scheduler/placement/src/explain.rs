@@ -66,8 +66,16 @@ pub fn price(micro_dollars: Option<u64>) -> String {
 pub(crate) fn assigned(ledger: &Ledger<'_>, demand: &Demand, shares: &[Share]) -> String {
     let left: u64 = slots_of(ledger, shares).map(|slot| slot.free.gpus).sum();
     let nodes = counted(shares.len() as u64, "node");
+    let expected = ledger.snapshot().expected.len() as u64;
+    let rule = match expected {
+        0 => "tightest fit".to_owned(),
+        kinds => format!(
+            "least loss to {} expected, then tightest fit",
+            counted(kinds, "pod kind")
+        ),
+    };
     format!(
-        "{} on {nodes} that can be used now; tightest fit, leaves {} free there",
+        "{} on {nodes} that can be used now; {rule}, leaves {} free there",
         needs(demand),
         counted(left, "GPU"),
     )

@@ -219,6 +219,18 @@ pub struct Demand {
     pub placed_on: Vec<String>,
 }
 
+/// Pods of one kind that the cluster has now. Nodes are ranked for the demand that they let expect.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ExpectedPods {
+    /// How many there are, running and waiting.
+    pub pods: u64,
+    /// What each of them needs.
+    pub per_member: Resources,
+    /// Where they may go; `own_node_labels`, `spread` and `accepts_spot` do not count here.
+    pub constraints: Constraints,
+}
+
 /// On what terms a machine is had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -287,6 +299,9 @@ pub struct Snapshot {
     pub nodes: Vec<Node>,
     /// Gangs that wait.
     pub demands: Vec<Demand>,
+    /// What more is to be expected: among nodes that would do, those are preferred that it can use least. Empty for no
+    /// expectation; then the tightest node is preferred.
+    pub expected: Vec<ExpectedPods>,
     /// What can be bought; taints and labels of a fresh node are the same for all types.
     pub catalogue: Vec<InstanceType>,
     /// Taints that a bought node carries.

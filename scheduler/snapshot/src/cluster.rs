@@ -13,7 +13,7 @@ use kaito_placement::snapshot::{
 
 use crate::pod::Stand;
 use crate::sizing::Sizing;
-use crate::{gangs, node, pod, sizing};
+use crate::{expectation, gangs, node, pod, sizing};
 
 /// Label keys that name an owner and never count as a wish of the user.
 const RESERVED: [&str; 8] = [
@@ -128,6 +128,7 @@ pub fn snapshot(objects: &Objects, memory: &Memory, now_seconds: i64) -> Snapsho
         now_seconds,
         nodes,
         demands: demands(objects, memory),
+        expected: expectation::expected(objects),
         catalogue: offers(memory),
         purchase_taints: vec![Taint {
             key: names::TAINT_SKU.to_owned(),

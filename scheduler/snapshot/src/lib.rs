@@ -8,6 +8,7 @@
 //! - What is unknown (GPU memory of an unlabelled node) is passed on as unknown, never guessed.
 
 pub mod cluster;
+pub mod expectation;
 pub mod gangs;
 pub mod node;
 pub mod pod;

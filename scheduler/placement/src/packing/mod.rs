@@ -22,6 +22,7 @@ mod outlook;
 mod packer;
 mod policy;
 mod random;
+pub(crate) mod ranking;
 mod rate;
 mod refusal;
 mod request;

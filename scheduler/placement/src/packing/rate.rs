@@ -39,6 +39,8 @@ use super::typical::{ONE, TypicalPod};
 
 /// Ratings run from 0 to this.
 const TOP: i32 = 100;
+/// The rating of a placement that changes nothing for the pods expected: trunc(100 / (1 + exp 0)).
+pub(crate) const INDIFFERENT: i32 = 50;
 /// The largest node of the published cluster, by which best-fit and dot-product scale: 128 cores, 8 GPUs.
 const SCALE_MILLI_CPU: i64 = 128_000;
 const SCALE_MILLI: i64 = 8_000;

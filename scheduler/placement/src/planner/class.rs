@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::gang::{self, Candidate, Packing, Tightness};
+use super::gang::{self, Candidate, Packing, Preference};
 use super::ledger::Ledger;
 use super::purchase::{self, Refusal, Survey};
+use super::ranking::Ranking;
 use crate::snapshot::{Demand, Purchase, Toleration};
 
 /// What makes two demands alike; nothing else about a demand decides where a member may go or what may be bought.
@@ -55,7 +56,7 @@ impl<'a> Likeness<'a> {
 /// What is known about one class.
 #[derive(Clone, Debug, Default)]
 struct Known<'a> {
-    queue: BTreeSet<(Tightness, usize)>,
+    queue: BTreeSet<(Preference, usize)>,
     by_slot: BTreeMap<usize, Candidate>,
     /// How many of the ledger's changes have been looked at; nothing at all before the first look.
     seen: Option<usize>,
@@ -70,14 +71,20 @@ pub(super) struct Classes<'a> {
 
 impl<'a> Classes<'a> {
     /// Packs as many members of `demand` as fit on nodes there, on their way, or ordered so far.
-    pub(super) fn pack(&mut self, ledger: &Ledger<'a>, demand: &'a Demand) -> Packing {
+    pub(super) fn pack(
+        &mut self,
+        ledger: &Ledger<'a>,
+        ranking: &mut Ranking,
+        demand: &'a Demand,
+    ) -> Packing {
         let known = self.known.entry(Likeness::of(demand)).or_default();
-        known.look(ledger, demand);
+        known.look(ledger, ranking, demand);
         let candidates = known
             .queue
             .iter()
             .filter_map(|(_, slot)| known.by_slot.get(slot).map(|one| (*slot, *one)));
-        gang::fill(candidates, ledger, demand.members.len() as u64)
+        let members = demand.members.len() as u64;
+        gang::fill(candidates, ledger, ranking, demand, members)
     }
 
     /// What can be bought for `demand`.
@@ -113,7 +120,8 @@ impl<'a> Classes<'a> {
 }
 
 impl<'a> Known<'a> {
-    fn look(&mut self, ledger: &Ledger<'a>, demand: &'a Demand) {
+    fn look(&mut self, ledger: &Ledger<'a>, ranking: &mut Ranking, demand: &'a Demand) {
+        let request = ranking.request(demand);
         let changes = ledger.changes();
         let changed: Vec<usize> = match self.seen {
             None => (0..ledger.slots().len()).collect(),
@@ -122,11 +130,14 @@ impl<'a> Known<'a> {
         self.seen = Some(changes.len());
         for position in changed {
             if let Some(before) = self.by_slot.remove(&position) {
-                self.queue.remove(&(before.tightness, position));
+                self.queue.remove(&(before.preference, position));
             }
-            let slot = ledger.slot(position);
-            if let Some(candidate) = slot.and_then(|slot| gang::candidate(slot, demand)) {
-                self.queue.insert((candidate.tightness, position));
+            let Some(slot) = ledger.slot(position) else {
+                continue;
+            };
+            let score = || ranking.score(position, &slot.free, request);
+            if let Some(candidate) = gang::candidate(slot, demand, score) {
+                self.queue.insert((candidate.preference, position));
                 self.by_slot.insert(position, candidate);
             }
         }

@@ -3,7 +3,8 @@
 //! Pure and deterministic. Demands are served one after the other (priority, age, name), each from what those before
 //! it have left:
 //!
-//! 1. on nodes that can be used now, if the whole gang fits: an assignment;
+//! 1. on nodes that can be used now, if the whole gang fits: an assignment. Of the nodes that would do it gets those
+//!    that the pods to expect can use least, as the packing engine rates them;
 //! 2. else on those together with nodes on their way: the gang waits, and its places are held. That includes places on
 //!    nodes that are free now; otherwise small gangs would take them one by one and a large gang would never start;
 //! 3. else with nodes bought for what is left over: the gang waits for them, and its places are held;
@@ -19,6 +20,7 @@ pub(crate) mod fit;
 mod gang;
 pub(crate) mod ledger;
 pub(crate) mod purchase;
+mod ranking;
 mod release;
 mod together;
 
@@ -31,6 +33,7 @@ use class::Classes;
 use gang::Packing;
 use ledger::{Ledger, Share, Stage};
 use purchase::Order;
+use ranking::Ranking;
 
 /// Plans for everything in the snapshot.
 ///
@@ -94,6 +97,7 @@ pub fn plan_within(snapshot: &Snapshot, limits: &Limits) -> Plan {
 /// All demands served.
 struct Pass<'a> {
     ledger: Ledger<'a>,
+    ranking: Ranking,
     classes: Classes<'a>,
     fates: Vec<Fate<'a>>,
 }
@@ -107,8 +111,10 @@ struct Fate<'a> {
 
 impl<'a> Pass<'a> {
     fn one_by_one(snapshot: &'a Snapshot) -> Self {
+        let ledger = Ledger::open(snapshot);
         let mut pass = Self {
-            ledger: Ledger::open(snapshot),
+            ranking: Ranking::new(snapshot, ledger.slots()),
+            ledger,
             classes: Classes::default(),
             fates: Vec::with_capacity(snapshot.demands.len()),
         };
@@ -142,7 +148,7 @@ impl<'a> Pass<'a> {
     }
 
     fn serve(&mut self, demand: &'a Demand) {
-        let packing = self.classes.pack(&self.ledger, demand);
+        let packing = self.classes.pack(&self.ledger, &mut self.ranking, demand);
         if packing.left_over == 0 {
             return self.hold(demand, packing);
         }

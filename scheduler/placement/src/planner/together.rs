@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::class::Likeness;
 use super::ledger::{Ledger, Share, Stage};
+use super::ranking::Ranking;
 use super::{Fate, Pass, Served, gang, keep, purchase};
 use crate::explain;
 use crate::purchasing::{self, Kind, Lot, Offer, Problem};
@@ -219,6 +220,8 @@ fn rebuild<'a>(
 ) -> Option<Pass<'a>> {
     let mut again = Pass {
         ledger: Ledger::open(pass.ledger.snapshot()),
+        // Places on nodes that are there stay; nothing is ranked again.
+        ranking: Ranking::default(),
         classes: pass.classes.forgetting_nodes(),
         fates: Vec::with_capacity(pass.fates.len()),
     };

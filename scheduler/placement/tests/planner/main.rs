@@ -15,6 +15,7 @@ mod evicting;
 mod fixtures;
 mod packing;
 mod properties;
+mod ranking;
 mod releasing;
 mod snapshots;
 mod waiting;

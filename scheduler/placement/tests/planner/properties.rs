@@ -61,12 +61,14 @@ fn shuffled() -> impl Strategy<Value = (Snapshot, Snapshot)> {
     any_snapshot().prop_flat_map(|snapshot| {
         let nodes = Just(snapshot.nodes.clone()).prop_shuffle();
         let demands = Just(snapshot.demands.clone()).prop_shuffle();
+        let expected = Just(snapshot.expected.clone()).prop_shuffle();
         let catalogue = Just(snapshot.catalogue.clone()).prop_shuffle();
-        (Just(snapshot), nodes, demands, catalogue).prop_map(
-            |(snapshot, nodes, demands, catalogue)| {
+        (Just(snapshot), nodes, demands, expected, catalogue).prop_map(
+            |(snapshot, nodes, demands, expected, catalogue)| {
                 let other = Snapshot {
                     nodes,
                     demands,
+                    expected,
                     catalogue,
                     ..snapshot.clone()
                 };

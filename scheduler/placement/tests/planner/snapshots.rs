@@ -2,8 +2,8 @@
 
 use crate::fixtures::{GIB, NOW, sku_taint, tolerating_sku};
 use kaito_placement::snapshot::{
-    BlockedOffer, CapacityType, Constraints, Demand, InstanceType, Node, Purchase, Resources,
-    Snapshot, Taint, TaintEffect, Toleration,
+    BlockedOffer, CapacityType, Constraints, Demand, ExpectedPods, InstanceType, Node, Purchase,
+    Resources, Snapshot, Taint, TaintEffect, Toleration,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -237,29 +237,42 @@ fn called(demands: Vec<Demand>) -> Vec<Demand> {
         .collect()
 }
 
+/// Half of the time nothing is expected.
+fn expected() -> impl Strategy<Value = Vec<ExpectedPods>> {
+    let kind = (any_demand(), 1..=50_u64).prop_map(|(demand, pods)| ExpectedPods {
+        pods,
+        per_member: demand.per_member,
+        constraints: demand.constraints,
+    });
+    prop_oneof![Just(Vec::new()), vec(kind, 1..=4)]
+}
+
 /// Any snapshot with up to six nodes and six demands.
 pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
     let idle = vec(-500..=0_i64, 0..=6);
     (
         vec(any_node(), 0..=6).prop_map(named),
-        vec(any_demand(), 0..=6).prop_map(called),
+        (vec(any_demand(), 0..=6).prop_map(called), expected()),
         (catalogue(), vec(taint(), 0..=1), labels()),
         (vec(0..=3_u32, 0..=2), idle),
     )
         .prop_map(
-            |(nodes, demands, (catalogue, taints, labels), (ordinals, idle))| Snapshot {
-                now_seconds: NOW,
-                nodes,
-                demands,
-                catalogue,
-                purchase_taints: taints,
-                purchase_labels: labels,
-                ordinals_taken: BTreeMap::from([("uid-0".to_owned(), ordinals)]),
-                idle_grace_seconds: 300,
-                idle_since: (0..)
-                    .zip(idle)
-                    .map(|(index, offset)| (format!("claim-{index}"), NOW + offset))
-                    .collect(),
+            |(nodes, (demands, expected), (catalogue, taints, labels), (ordinals, idle))| {
+                Snapshot {
+                    now_seconds: NOW,
+                    nodes,
+                    demands,
+                    expected,
+                    catalogue,
+                    purchase_taints: taints,
+                    purchase_labels: labels,
+                    ordinals_taken: BTreeMap::from([("uid-0".to_owned(), ordinals)]),
+                    idle_grace_seconds: 300,
+                    idle_since: (0..)
+                        .zip(idle)
+                        .map(|(index, offset)| (format!("claim-{index}"), NOW + offset))
+                        .collect(),
+                }
             },
         )
 }
