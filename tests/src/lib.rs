@@ -22,6 +22,7 @@ pub mod node;
 pub mod player;
 pub mod programs;
 pub mod registry;
+pub mod reported;
 pub mod supervise;
 pub mod wait;
 

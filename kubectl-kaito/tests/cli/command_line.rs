@@ -37,60 +37,62 @@ fn without_a_command_the_help_is_printed() {
     assert!(run.stdout.contains("Usage: kubectl kaito"), "{run:?}");
 }
 
+/// Command lines that are wrong, and what is said about each.
+const WRONG: [(&[&str], &str); 11] = [
+    (
+        &["get", "--foo"],
+        "Error: unknown flag: --foo\nSee 'kubectl kaito get --help' for usage.\n",
+    ),
+    (
+        &["get", "-x"],
+        "Error: unknown shorthand flag: 'x' in -x\nSee 'kubectl kaito get --help' for usage.\n",
+    ),
+    (
+        &["get", "--watch=maybe"],
+        "Error: invalid argument \"maybe\" for \"-w, --watch\" flag: strconv.ParseBool: parsing \"maybe\": invalid \
+             syntax\nSee 'kubectl kaito get --help' for usage.\n",
+    ),
+    (
+        &["wait", "a", "--timeout", "5"],
+        "Error: invalid argument \"5\" for \"--timeout\" flag: time: missing unit in duration \"5\"\nSee 'kubectl \
+             kaito wait --help' for usage.\n",
+    ),
+    (
+        &["frob"],
+        "Error: unknown command \"frob\" for \"kubectl kaito\"\nSee 'kubectl kaito --help' for usage.\n",
+    ),
+    (
+        &["aply"],
+        "Error: unknown command \"aply\" for \"kubectl kaito\"\n\nDid you mean this?\n\tapply\n\nSee 'kubectl kaito \
+             --help' for usage.\n",
+    ),
+    (
+        &["get", "-n"],
+        "Error: flag needs an argument: -n, --namespace\nSee 'kubectl kaito get --help' for usage.\n",
+    ),
+    (
+        &["get", "-o", "bogus"],
+        "error: unable to match a printer suitable for the output format \"bogus\", allowed formats are: \
+             custom-columns,json,jsonpath,name,wide,yaml\n",
+    ),
+    (
+        &["apply", "-f", "x", "--dry-run=x"],
+        "error: Invalid dry-run value (x). Must be \"none\", \"server\", or \"client\".\n",
+    ),
+    (
+        &["apply", "-f", "missing.yaml"],
+        "error: the path \"missing.yaml\" does not exist\n",
+    ),
+    (
+        &["get", "rag/a"],
+        "error: the server doesn't have a resource type \"rag\"\n",
+    ),
+];
+
 #[test]
 fn usage_errors_have_the_shape_and_exit_status_of_kubectl() {
-    let table: [(&[&str], &str); 11] = [
-        (
-            &["get", "--foo"],
-            "Error: unknown flag: --foo\nSee 'kubectl kaito get --help' for usage.\n",
-        ),
-        (
-            &["get", "-x"],
-            "Error: unknown shorthand flag: 'x' in -x\nSee 'kubectl kaito get --help' for usage.\n",
-        ),
-        (
-            &["get", "--watch=maybe"],
-            "Error: invalid argument \"maybe\" for \"-w, --watch\" flag: strconv.ParseBool: parsing \"maybe\": invalid \
-             syntax\nSee 'kubectl kaito get --help' for usage.\n",
-        ),
-        (
-            &["wait", "a", "--timeout", "5"],
-            "Error: invalid argument \"5\" for \"--timeout\" flag: time: missing unit in duration \"5\"\nSee 'kubectl \
-             kaito wait --help' for usage.\n",
-        ),
-        (
-            &["frob"],
-            "Error: unknown command \"frob\" for \"kubectl kaito\"\nSee 'kubectl kaito --help' for usage.\n",
-        ),
-        (
-            &["aply"],
-            "Error: unknown command \"aply\" for \"kubectl kaito\"\n\nDid you mean this?\n\tapply\n\nSee 'kubectl kaito \
-             --help' for usage.\n",
-        ),
-        (
-            &["get", "-n"],
-            "Error: flag needs an argument: -n, --namespace\nSee 'kubectl kaito get --help' for usage.\n",
-        ),
-        (
-            &["get", "-o", "bogus"],
-            "error: unable to match a printer suitable for the output format \"bogus\", allowed formats are: \
-             custom-columns,json,jsonpath,name,wide,yaml\n",
-        ),
-        (
-            &["apply", "-f", "x", "--dry-run=x"],
-            "error: Invalid dry-run value (x). Must be \"none\", \"server\", or \"client\".\n",
-        ),
-        (
-            &["apply", "-f", "missing.yaml"],
-            "error: the path \"missing.yaml\" does not exist\n",
-        ),
-        (
-            &["get", "rag/a"],
-            "error: the server doesn't have a resource type \"rag\"\n",
-        ),
-    ];
     let plugin = Plugin::new();
-    for (arguments, expected) in table {
+    for (arguments, expected) in WRONG {
         let run = plugin.run(arguments);
         assert_eq!(
             (run.code, run.stdout.as_str(), run.stderr.as_str()),
