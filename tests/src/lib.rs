@@ -14,7 +14,9 @@ pub mod cluster;
 pub mod control_plane;
 #[cfg(target_os = "linux")]
 pub mod device_plugin;
+pub mod ending;
 pub mod fault_proxy;
+pub mod file_error;
 pub mod fixture;
 pub mod model;
 #[cfg(target_os = "linux")]
