@@ -118,6 +118,21 @@ pub struct Index {
     pub annotations: Option<Annotations>,
 }
 
+impl Index {
+    /// An index of nothing.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            schema_version: 2,
+            media_type: Some(media_type::INDEX.to_owned()),
+            artifact_type: None,
+            manifests: Vec::new(),
+            subject: None,
+            annotations: None,
+        }
+    }
+}
+
 /// A manifest, index or config as it is stored: the digest is over these bytes, so they are kept, never written again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {

@@ -63,6 +63,14 @@ impl Failure {
         Self::verbatim(format!("error: {message}"))
     }
 
+    /// `error: ` with an error and all that caused it, exit 1. Modules turn their own errors into failures by this.
+    #[must_use]
+    pub fn of(error: &dyn std::error::Error) -> Self {
+        let causes = std::iter::successors(error.source(), |cause| cause.source());
+        let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+        Self::error(text)
+    }
+
     /// MESSAGE as it is, exit 1. May hold several lines.
     #[must_use]
     pub fn verbatim(message: impl fmt::Display) -> Self {

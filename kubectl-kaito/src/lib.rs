@@ -9,6 +9,7 @@
 pub mod cli;
 pub mod cluster;
 pub mod commands;
+pub mod completion;
 pub mod environment;
 pub mod error;
 pub mod logs;
@@ -43,6 +44,9 @@ pub struct Context {
 /// Parses the arguments, runs the command, prints its failure and returns the exit status.
 pub async fn run(environment: Environment) -> Exit {
     let environment = Arc::new(environment);
+    if let Some(words) = completion::words(&environment) {
+        return completion::run(&words, &environment).await;
+    }
     let (cli, program) = match cli::parse(&environment) {
         Parsed::Run(cli, program) => (*cli, program),
         Parsed::Print(text) => return print_and_end(&environment, &text),

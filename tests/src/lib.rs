@@ -14,7 +14,9 @@ pub mod cluster;
 pub mod control_plane;
 #[cfg(target_os = "linux")]
 pub mod device_plugin;
+pub mod ending;
 pub mod fault_proxy;
+pub mod file_error;
 pub mod fixture;
 pub mod model;
 #[cfg(target_os = "linux")]
@@ -22,6 +24,7 @@ pub mod node;
 pub mod player;
 pub mod programs;
 pub mod registry;
+pub mod reported;
 pub mod supervise;
 pub mod wait;
 

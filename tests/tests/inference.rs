@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kaito_api::{Workspace, conditions};
+use kaito_api::Workspace;
 use kaito_tests::cluster;
 use kaito_tests::fixture::Namespace;
 use kaito_tests::model;
-use kaito_tests::node::story::{self, address, curl, plugin, report, restricted, text};
-use kaito_tests::node::{self, Node, Traces};
+use kaito_tests::node::story::{self, curl, plugin, report, restricted, served, text};
+use kaito_tests::node::{self, Node};
 use kaito_tests::programs;
 use kaito_tests::wait::{wait_for, wait_for_all};
 use kube::api::DeleteParams;
@@ -48,10 +48,6 @@ fn workspace(weights: &str, adapters: &[(&str, &str)]) -> String {
         },
     })
     .to_string()
-}
-
-async fn wait_for_ready(namespace: &Namespace<'_>) {
-    story::wait_for_condition(namespace, "small", conditions::WORKSPACE_READY, LIMIT).await;
 }
 
 /// The weights as an image, and where they came from on this machine.
@@ -118,17 +114,19 @@ fn lora_file(layers: usize, hidden: usize, rank: usize, scale: f32) -> Vec<u8> {
 
 /// The answer of an adapter, or of the base model, without chance.
 fn greedy(address: &str, model: &str) -> String {
-    story::greedy(address, model, "Tell me the capital of France.")
+    story::greedy(address, model, QUESTION)
 }
 
 /// Installs our parts as a user would: from images, by the plugin.
 async fn install(node: &Node) {
     let started = Instant::now();
     let scheduler = node.build_program(programs::SCHEDULER).unwrap();
-    let runtime = node.build_program(programs::RUNTIME).unwrap();
+    let runtime = story::image_flag(node, "runtime", programs::RUNTIME);
     report("images of our programs built and pushed", started);
-    story::install(node, &scheduler, &[format!("--runtime-image={runtime}")]).await;
+    story::install(node, &scheduler, &[runtime]).await;
 }
+
+const QUESTION: &str = "Tell me the capital of France.";
 
 #[tokio::test]
 #[ignore = "needs root on Linux: tests/run --only node"]
@@ -137,66 +135,61 @@ async fn a_small_model_answers_from_a_pod_and_a_new_adapter_loses_no_request() {
     model::file().unwrap();
     let node = Node::start(node::Options::default()).await.unwrap();
     install(&node).await;
-    let deployments: Api<Deployment> =
-        Api::namespaced(node.client().await.unwrap(), cluster::SYSTEM_NAMESPACE);
-    let scheduler = deployments.get("kaito-scheduler").await.unwrap();
-    assert_eq!(scheduler.status.unwrap().ready_replicas, Some(1));
-
+    the_scheduler_is_ready(&node).await;
     let weights = weights(&node);
     let namespace = restricted(&node, "infer").await;
     let started = Instant::now();
     namespace.apply(&workspace(&weights, &[])).await.unwrap();
-    wait_for_ready(&namespace).await;
+    let address = served(&namespace, "small", LIMIT).await;
     report("Workspace applied to ready", started);
     weights_are_mounted(&namespace, &weights).await;
-
-    let address = address(&namespace, "small").await;
-    let started = Instant::now();
     let url = format!("http://{address}/chat");
-    let answer = text(&curl(
-        &url,
-        &json!({"prompt": "Tell me the capital of France."}),
-    ));
-    report("first answer", started);
-    assert!(answer.contains("Paris"), "{answer}");
+    answers_the_node(&url);
     answers_a_pod(&node, &namespace, &url).await;
-
-    let said = text(&plugin(
-        &namespace,
-        &[
-            "chat",
-            "small",
-            "Tell me the capital of France.",
-            "--temperature=0",
-        ],
-    ));
-    assert!(said.contains("Paris"), "{said}");
-    let log = text(&plugin(&namespace, &["logs", "small"]));
-    assert!(!log.trim().is_empty());
-    let status = text(&plugin(&namespace, &["status", "small"]));
-    println!("{status}");
-
+    answers_the_plugin(&namespace);
     roll_out_an_adapter(&node, &namespace, &weights, &address).await;
     lose_the_server_mid_answer(&node, &namespace, &address).await;
+    is_deleted(&namespace).await;
+    drop(namespace);
+    story::stop(node);
+}
+
+async fn the_scheduler_is_ready(node: &Node) {
+    let client = node.client().await.unwrap();
+    let deployments: Api<Deployment> = Api::namespaced(client, cluster::SYSTEM_NAMESPACE);
+    let scheduler = deployments.get("kaito-scheduler").await.unwrap();
+    assert_eq!(scheduler.status.unwrap().ready_replicas, Some(1));
+}
+
+fn answers_the_node(url: &str) {
+    let started = Instant::now();
+    let answer = text(&curl(url, &json!({"prompt": QUESTION})));
+    report("first answer", started);
+    assert!(answer.contains("Paris"), "{answer}");
+}
+
+/// The plugin chats with the model, and shows its log and its status.
+fn answers_the_plugin(namespace: &Namespace<'_>) {
+    let chat = ["chat", "small", QUESTION, "--temperature=0"];
+    let said = text(&plugin(namespace, &chat));
+    assert!(said.contains("Paris"), "{said}");
+    let log = text(&plugin(namespace, &["logs", "small"]));
+    assert!(!log.trim().is_empty());
+    let status = text(&plugin(namespace, &["status", "small"]));
+    println!("{status}");
+}
+
+async fn is_deleted(namespace: &Namespace<'_>) {
     let workspaces: Api<Workspace> = namespace.api();
     workspaces
         .delete("small", &DeleteParams::default())
         .await
         .unwrap();
     let pods: Api<Pod> = namespace.api();
-    wait_for_all(
-        &pods,
-        "kaito.sh/workspace",
-        "its pods are gone",
-        LIMIT,
-        <[Pod]>::is_empty,
-    )
-    .await
-    .unwrap();
-    drop(namespace);
-    let identity = node.identity();
-    node.stop().unwrap();
-    assert_eq!(identity.traces().unwrap(), Traces::default());
+    let (ours, what) = ("kaito.sh/workspace", "its pods are gone");
+    wait_for_all(&pods, ours, what, LIMIT, <[Pod]>::is_empty)
+        .await
+        .unwrap();
 }
 
 /// Ends the server with SIGKILL while it answers: the client is told by a broken transfer, and the next one is answered.
@@ -223,7 +216,7 @@ async fn lose_the_server_mid_answer(node: &Node, namespace: &Namespace<'_>, addr
     let status = client.wait().unwrap();
     // 18: the transfer ended before its end; 56: the connection was reset.
     assert!(matches!(status.code(), Some(18 | 56)), "{status}");
-    wait_for_ready(namespace).await;
+    served(namespace, "small", LIMIT).await;
     let started = Instant::now();
     let url = format!("http://{address}/v1/models");
     loop {
@@ -277,7 +270,7 @@ spec:
     })
     .await
     .unwrap();
-    let body = json!({"prompt": "Tell me the capital of France."}).to_string();
+    let body = json!({"prompt": QUESTION}).to_string();
     let output = namespace
         .plane()
         .kubectl_command()
@@ -369,14 +362,8 @@ async fn where_images_cannot_be_mounted_the_weights_are_pulled_and_answer_all_th
     let node = Node::start(node::Options::default()).await.unwrap();
     let weights = weights(&node);
     let images = [
-        format!(
-            "--runtime-image={}",
-            node.build_program(programs::RUNTIME).unwrap()
-        ),
-        format!(
-            "--tools-image={}",
-            node.build_program(programs::IMAGE_BUILDER).unwrap()
-        ),
+        story::image_flag(&node, "runtime", programs::RUNTIME),
+        story::image_flag(&node, "tools", programs::IMAGE_BUILDER),
         "--weights-delivery=pull".to_owned(),
         "--node-provisioner=byo".to_owned(),
     ];
@@ -389,17 +376,14 @@ async fn where_images_cannot_be_mounted_the_weights_are_pulled_and_answer_all_th
     let account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: default}\nimagePullSecrets: [{name: registry}]\n";
     namespace.apply(account).await.unwrap();
     namespace.apply(&workspace(&weights, &[])).await.unwrap();
-    wait_for_ready(&namespace).await;
+    let address = served(&namespace, "small", LIMIT).await;
     let pods: Api<Pod> = namespace.api();
     let found = pods.list(&Default::default()).await.unwrap().items;
     let pod = found.first().unwrap();
     let init = pod.spec.as_ref().unwrap().init_containers.as_ref().unwrap();
     assert_eq!(init.len(), 1, "{}", pod.name_any());
-    let address = address(&namespace, "small").await;
     assert!(greedy(&address, "smollm2-135m-instruct").contains("Paris"));
     drop(namespace);
     drop(scheduler);
-    let identity = node.identity();
-    node.stop().unwrap();
-    assert_eq!(identity.traces().unwrap(), Traces::default());
+    story::stop(node);
 }

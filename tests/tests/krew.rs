@@ -282,6 +282,48 @@ fn the_plugin_installs_from_files_runs_through_kubectl_and_uninstalls() -> Resul
     Ok(())
 }
 
+/// What kubectl offers for the end of a command line: words, without what it says of them.
+fn offered(sandbox: &Sandbox, line: &[&str]) -> Result<Vec<String>> {
+    let mut complete = sandbox.kubectl(&["__complete", "kaito"])?;
+    let answer = succeed(complete.args(line))?;
+    let words = answer.stdout.lines();
+    let words = words.map(|line| line.split('\t').next().unwrap_or_default().to_owned());
+    Ok(words.collect())
+}
+
+#[test]
+fn kubectl_completes_the_plugin_by_a_link_that_outlives_the_plugin() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let (manifest, archive) =
+        sandbox.write("download", packed_plugin()?, "https://example.com/download")?;
+    succeed(&mut sandbox.install(&manifest, &archive)?)?;
+    assert!(!offered(&sandbox, &["sta"])?.contains(&"status".to_owned()));
+
+    let krews = sandbox.krew_root().join("bin").display().to_string();
+    let install = ["kaito", "completion", "install", "--dir"];
+    let (is_success, refused) = finish(sandbox.kubectl(&install)?.arg(&krews))?;
+    assert!(!is_success, "krew's folder is krew's");
+    assert!(refused.stderr.contains("krew"), "{}", refused.stderr);
+
+    let ours = sandbox.tools().display().to_string();
+    succeed(sandbox.kubectl(&install)?.arg(&ours))?;
+    assert_eq!(offered(&sandbox, &["sta"])?[..1], ["status"]);
+    assert_eq!(offered(&sandbox, &["plan", "-o", "js"])?[..1], ["json"]);
+    let flags = offered(&sandbox, &["get", "--name"])?;
+    assert_eq!(flags[..1], ["--namespace"], "{flags:?}");
+
+    // krew's own link is gone now, and ours leads nowhere: nobody minds.
+    fs::remove_file(sandbox.link())?;
+    assert!(!offered(&sandbox, &["sta"])?.contains(&"status".to_owned()));
+    let version = succeed(&mut sandbox.kubectl(&["version", "--client"])?)?;
+    assert!(
+        version.stdout.contains("Client Version"),
+        "{}",
+        version.stdout
+    );
+    Ok(())
+}
+
 #[test]
 fn the_plugin_installs_and_upgrades_from_an_index() -> Result<()> {
     let sandbox = Sandbox::new()?;

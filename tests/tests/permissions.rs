@@ -16,7 +16,8 @@ use kaito_tests::Options;
 use kaito_tests::cluster::{Cluster, Parts, SYSTEM_NAMESPACE};
 use kaito_tests::control_plane::read_audit_log;
 use kaito_tests::fixture::Namespace;
-use kaito_tests::wait::{wait_for, wait_for_all};
+use kaito_tests::reported::is_true;
+use kaito_tests::wait::{wait_for, wait_for_all, wait_for_none};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -83,14 +84,6 @@ fn workspace(name: &str, labels: &str, rest: &str) -> String {
     )
 }
 
-fn is(workspace: &Workspace, kind: &str) -> bool {
-    let status = workspace.status.as_ref();
-    let list = status
-        .and_then(|status| status.conditions.as_deref())
-        .unwrap_or_default();
-    conditions::is_true(list, kind)
-}
-
 /// The lease is renewed five seconds after it was taken, which may be later than everything else.
 async fn lease_is_renewed(cluster: &Cluster) {
     let client = cluster.plane().client().await.unwrap();
@@ -114,48 +107,8 @@ async fn lease_is_renewed(cluster: &Cluster) {
 
 /// Drives every path: sharing with another label, several nodes, a configuration, tuning, deletion, release.
 async fn drive(namespace: &Namespace<'_>) {
-    let maps: Api<ConfigMap> = namespace.api();
-    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "engine"},
-        "data": {"inference_config.yaml": "vllm: {max-model-len: 4096}"}});
-    maps.patch(
-        "engine",
-        &PatchParams::apply("test").force(),
-        &Patch::Apply(body),
-    )
-    .await
-    .unwrap();
-    let two = "instanceType: Standard_NC48ads_A100_v4";
-    let serve = "inference: {config: engine, preset: {name: phi-4-mini-instruct}}\n";
-    namespace
-        .apply(&(workspace("first", "apps: first", two) + serve))
-        .await
-        .unwrap();
-    let api: Api<Workspace> = namespace.api();
-    let ready =
-        |found: Option<&Workspace>| found.is_some_and(|w| is(w, conditions::WORKSPACE_READY));
-    wait_for(&api, "first", "the first serves", LIMIT, ready)
-        .await
-        .unwrap();
-    let shared = workspace("second", "team: blue", two)
-        + "inference: {preset: {name: phi-4-mini-instruct}}\n";
-    namespace.apply(&shared).await.unwrap();
-    wait_for(&api, "second", "the second shares the node", LIMIT, ready)
-        .await
-        .unwrap();
-    let several = workspace("several", "apps: several", two)
-        + "inference: {preset: {name: llama-3.3-70b-instruct, presetOptions: {modelAccessSecret: token}}}\n";
-    namespace.apply(&several).await.unwrap();
-    let sets: Api<StatefulSet> = namespace.api();
-    wait_for(&sets, "several", "a StatefulSet is made", LIMIT, |found| {
-        found.is_some()
-    })
-    .await
-    .unwrap();
-    wait_for(&api, "several", "all its pods have nodes", LIMIT, |found| {
-        found.is_some_and(|found| is(found, conditions::PLACED))
-    })
-    .await
-    .unwrap();
+    configured_and_shared(namespace).await;
+    on_several_nodes(namespace).await;
     namespace
         .apply(include_str!("../../examples/tuning-url-qlora.yaml"))
         .await
@@ -164,40 +117,68 @@ async fn drive(namespace: &Namespace<'_>) {
     wait_for_all(&jobs, "", "a Job is made", LIMIT, |all| all.len() == 1)
         .await
         .unwrap();
+    all_is_deleted_and_released(namespace).await;
+}
+
+const TWO_GPUS: &str = "instanceType: Standard_NC48ads_A100_v4";
+
+async fn until(namespace: &Namespace<'_>, name: &str, kind: &str) {
+    let api: Api<Workspace> = namespace.api();
+    let what = format!("{kind} of {name} is true");
+    wait_for(&api, name, &what, LIMIT, |found| is_true(found, kind))
+        .await
+        .unwrap();
+}
+
+/// One Workspace reads a configuration; a second one with another label shares its node.
+async fn configured_and_shared(namespace: &Namespace<'_>) {
+    let maps: Api<ConfigMap> = namespace.api();
+    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "engine"},
+        "data": {"inference_config.yaml": "vllm: {max-model-len: 4096}"}});
+    let force = PatchParams::apply("test").force();
+    let applied = maps.patch("engine", &force, &Patch::Apply(body)).await;
+    applied.unwrap();
+    let serve = "inference: {config: engine, preset: {name: phi-4-mini-instruct}}\n";
+    let first = workspace("first", "apps: first", TWO_GPUS) + serve;
+    namespace.apply(&first).await.unwrap();
+    until(namespace, "first", conditions::WORKSPACE_READY).await;
+    let shared = workspace("second", "team: blue", TWO_GPUS)
+        + "inference: {preset: {name: phi-4-mini-instruct}}\n";
+    namespace.apply(&shared).await.unwrap();
+    until(namespace, "second", conditions::WORKSPACE_READY).await;
+}
+
+async fn on_several_nodes(namespace: &Namespace<'_>) {
+    let several = workspace("several", "apps: several", TWO_GPUS)
+        + "inference: {preset: {name: llama-3.3-70b-instruct, presetOptions: {modelAccessSecret: token}}}\n";
+    namespace.apply(&several).await.unwrap();
+    let sets: Api<StatefulSet> = namespace.api();
+    wait_for(&sets, "several", "a StatefulSet is made", LIMIT, |found| {
+        found.is_some()
+    })
+    .await
+    .unwrap();
+    until(namespace, "several", conditions::PLACED).await;
+}
+
+async fn all_is_deleted_and_released(namespace: &Namespace<'_>) {
+    let api: Api<Workspace> = namespace.api();
     for found in api.list(&Default::default()).await.unwrap() {
         api.delete(&found.name_any(), &DeleteParams::default())
             .await
             .unwrap();
     }
-    wait_for_all(
-        &api,
-        "",
-        "all Workspaces are gone",
-        LIMIT,
-        <[Workspace]>::is_empty,
-    )
-    .await
-    .unwrap();
+    wait_for_none(&api, "all Workspaces are gone", LIMIT)
+        .await
+        .unwrap();
     let claims: Api<NodeClaim> = Api::all(namespace.client());
-    wait_for_all(
-        &claims,
-        "",
-        "all nodes are returned",
-        LIMIT,
-        <[NodeClaim]>::is_empty,
-    )
-    .await
-    .unwrap();
+    wait_for_none(&claims, "all nodes are returned", LIMIT)
+        .await
+        .unwrap();
     let deployments: Api<Deployment> = namespace.api();
-    wait_for_all(
-        &deployments,
-        "",
-        "no workload is left",
-        LIMIT,
-        <[Deployment]>::is_empty,
-    )
-    .await
-    .unwrap();
+    wait_for_none(&deployments, "no workload is left", LIMIT)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

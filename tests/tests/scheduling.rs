@@ -2,6 +2,7 @@
 //! *emulated* (the simulated cloud, or Node objects without a machine); everything else is real.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -11,9 +12,12 @@ use kaito_api::{NodeClaim, Workspace, conditions};
 use kaito_tests::Options;
 use kaito_tests::cluster::{Cluster, Parts, SYSTEM_NAMESPACE};
 use kaito_tests::fixture::{Namespace, NodeShape, create_node};
-use kaito_tests::wait::{wait_for, wait_for_all};
+use kaito_tests::reported::{condition, is_bound, is_ready, is_true, waits_for};
+use kaito_tests::wait::{wait_for, wait_for_all, wait_for_none};
 use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -43,21 +47,19 @@ inference: {{preset: {{name: phi-4-mini-instruct}}}}
     )
 }
 
-fn has(workspace: &Workspace, kind: &str) -> bool {
-    let status = workspace.status.as_ref();
-    let list = status
-        .and_then(|status| status.conditions.as_deref())
-        .unwrap_or_default();
-    conditions::is_true(list, kind)
-}
-
 async fn ready(namespace: &Namespace<'_>, count: usize) -> Vec<Workspace> {
     let api: Api<Workspace> = namespace.api();
+    let ready = |one: &Workspace| is_true(Some(one), conditions::WORKSPACE_READY);
     wait_for_all(&api, "", "every Workspace is ready", LIMIT, |all| {
-        all.len() == count && all.iter().all(|one| has(one, conditions::WORKSPACE_READY))
+        all.len() == count && all.iter().all(ready)
     })
     .await
     .unwrap()
+}
+
+async fn bought(client: &Client) -> usize {
+    let claims: Api<NodeClaim> = Api::all(client.clone());
+    claims.list(&Default::default()).await.unwrap().items.len()
 }
 
 /// GPUs that pods hold per node, to compare with what the node has.
@@ -83,6 +85,11 @@ fn requested_gpus(pod: &Pod) -> u64 {
     spec.containers.iter().filter_map(each).sum()
 }
 
+/// A Workspace that wants one GPU of nodes with two.
+fn half_a_node(name: &str) -> String {
+    preset(name, "Standard_NC48ads_A100_v4")
+}
+
 #[tokio::test]
 async fn two_workspaces_share_a_bought_node_a_third_buys_another_and_an_empty_node_goes_back() {
     let parts = Parts {
@@ -92,139 +99,71 @@ async fn two_workspaces_share_a_bought_node_a_third_buys_another_and_an_empty_no
     };
     let cluster = Cluster::start(Options::full(), parts).await.unwrap();
     let namespace = Namespace::create(cluster.plane(), "share").await.unwrap();
-    let claims: Api<NodeClaim> = Api::all(namespace.client());
     for name in ["one", "two"] {
-        namespace
-            .apply(&preset(name, "Standard_NC48ads_A100_v4"))
-            .await
-            .unwrap();
+        namespace.apply(&half_a_node(name)).await.unwrap();
     }
     ready(&namespace, 2).await;
-    assert_eq!(
-        claims.list(&Default::default()).await.unwrap().items.len(),
-        1
-    );
-    namespace
-        .apply(&preset("three", "Standard_NC48ads_A100_v4"))
-        .await
-        .unwrap();
+    assert_eq!(bought(&namespace.client()).await, 1);
+    namespace.apply(&half_a_node("three")).await.unwrap();
     let all = ready(&namespace, 3).await;
-    assert_eq!(
-        claims.list(&Default::default()).await.unwrap().items.len(),
-        2
-    );
-    let used: BTreeSet<_> = all
-        .iter()
-        .flat_map(|w| w.status.clone().unwrap().worker_nodes.unwrap())
-        .collect();
+    assert_eq!(bought(&namespace.client()).await, 2);
+    let nodes = |workspace: &Workspace| workspace.status.clone().unwrap().worker_nodes.unwrap();
+    let used: BTreeSet<_> = all.iter().flat_map(nodes).collect();
     assert_eq!(used.len(), 2, "{used:?}");
+    serves_on_the_ports_of_the_walkthrough(&namespace, "one").await;
+    deleted_ones_give_their_node_back(&namespace, &["one", "two"]).await;
+}
 
-    // What the walkthrough shows of a ready Workspace: its Service and its columns.
+async fn serves_on_the_ports_of_the_walkthrough(namespace: &Namespace<'_>, name: &str) {
     let services: Api<Service> = namespace.api();
-    let ports = services
-        .get("one")
-        .await
-        .unwrap()
-        .spec
-        .unwrap()
-        .ports
-        .unwrap();
-    assert_eq!(
-        ports.iter().map(|port| port.port).collect::<Vec<_>>(),
-        [80, 29_500]
-    );
+    let service = services.get(name).await.unwrap();
+    let ports = service.spec.unwrap().ports.unwrap();
+    let ports: Vec<i32> = ports.iter().map(|port| port.port).collect();
+    assert_eq!(ports, [80, 29_500]);
+}
 
+/// Of two nodes, one goes back with its machine once the Workspaces on it are deleted.
+async fn deleted_ones_give_their_node_back(namespace: &Namespace<'_>, names: &[&str]) {
     let workspaces: Api<Workspace> = namespace.api();
-    for name in ["one", "two"] {
-        workspaces
-            .delete(name, &DeleteParams::default())
-            .await
-            .unwrap();
+    for name in names {
+        let deleted = workspaces.delete(name, &DeleteParams::default()).await;
+        deleted.unwrap();
     }
-    wait_for_all(&claims, "", "one node has been returned", LIMIT, |all| {
-        all.len() == 1
-    })
-    .await
-    .unwrap();
+    let claims: Api<NodeClaim> = Api::all(namespace.client());
+    one_is_left(&claims, "one node has been returned").await;
     let nodes: Api<Node> = Api::all(namespace.client());
-    wait_for_all(&nodes, "", "its machine is gone", LIMIT, |all| {
-        all.len() == 1
-    })
-    .await
-    .unwrap();
-    wait_for_all(&workspaces, "", "both are gone", LIMIT, |all| {
-        all.len() == 1
-    })
-    .await
-    .unwrap();
+    one_is_left(&nodes, "its machine is gone").await;
+    one_is_left(&workspaces, "both are gone").await;
+}
+
+async fn one_is_left<K>(api: &Api<K>, what: &str)
+where
+    K: Resource + Clone + DeserializeOwned + Serialize + Debug + Send + 'static,
+{
+    wait_for_all(api, "", what, LIMIT, |all| all.len() == 1)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn a_hundred_workspaces_fill_twenty_nodes_though_the_scheduler_is_killed_on_the_way() {
-    let options = Options {
-        controller_manager_arguments: vec![
-            "--kube-api-qps=200".to_owned(),
-            "--kube-api-burst=400".to_owned(),
-        ],
-        ..Options::full()
-    };
-    let mut cluster = Cluster::start(options, Parts::default()).await.unwrap();
+    let mut cluster = Cluster::start(quick_controllers(), Parts::default())
+        .await
+        .unwrap();
     let client = cluster.plane().client().await.unwrap();
-    let shape = NodeShape {
-        instance_type: "Standard_ND96amsr_A100_v4",
-        cpu: 96,
-        memory_gib: 900,
-        gpus: 8,
-    };
     for ordinal in 0..20 {
-        create_node(&client, &format!("gpu-{ordinal}"), shape)
+        create_node(&client, &format!("gpu-{ordinal}"), EIGHT_GPUS)
             .await
             .unwrap();
     }
-    let names: Vec<String> = (0..100).map(|ordinal| format!("model-{ordinal}")).collect();
-    {
-        let namespace = Namespace::create(cluster.plane(), "hundred").await.unwrap();
-        let (first, rest) = names.split_at(60);
-        for name in first {
-            namespace.apply(&own_nodes(name)).await.unwrap();
-        }
-        let pods: Api<Pod> = namespace.api();
-        wait_for_all(
-            &pods,
-            "kaito.sh/workspace",
-            "the first pods are placed",
-            LIMIT,
-            |all| {
-                all.iter().any(|pod| {
-                    pod.spec
-                        .as_ref()
-                        .is_some_and(|spec| spec.node_name.is_some())
-                })
-            },
-        )
-        .await
-        .unwrap();
-        for name in rest {
-            namespace.apply(&own_nodes(name)).await.unwrap();
-        }
-    }
+    apply_a_hundred(&cluster).await;
     cluster.kill_scheduler().unwrap();
     cluster.start_scheduler().await.unwrap();
     let pods: Api<Pod> = Api::all(client.clone());
-    wait_for_all(
-        &pods,
-        "kaito.sh/workspace",
-        "all hundred pods are bound",
-        LIMIT,
-        |all| {
-            let bound = |pod: &&Pod| {
-                pod.spec
-                    .as_ref()
-                    .is_some_and(|spec| spec.node_name.is_some())
-            };
-            all.len() == 100 && all.iter().filter(bound).count() == 100
-        },
-    )
+    let (ours, what) = ("kaito.sh/workspace", "all hundred pods are bound");
+    wait_for_all(&pods, ours, what, LIMIT, |all| {
+        all.len() == 100 && all.iter().all(is_bound)
+    })
     .await
     .unwrap();
     let held = gpus_by_node(&client).await;
@@ -232,15 +171,41 @@ async fn a_hundred_workspaces_fill_twenty_nodes_though_the_scheduler_is_killed_o
     assert!(held.values().all(|gpus| *gpus <= 8), "{held:?}");
     // Tightest fit leaves whole nodes free for larger models.
     assert_eq!(held.len(), 13, "{held:?}");
-    let claims: Api<NodeClaim> = Api::all(client);
-    assert!(
-        claims
-            .list(&Default::default())
-            .await
-            .unwrap()
-            .items
-            .is_empty()
-    );
+    assert_eq!(bought(&client).await, 0);
+}
+
+const EIGHT_GPUS: NodeShape = NodeShape {
+    instance_type: "Standard_ND96amsr_A100_v4",
+    cpu: 96,
+    memory_gib: 900,
+    gpus: 8,
+};
+
+/// A control plane whose controller manager is no bottleneck.
+fn quick_controllers() -> Options {
+    let arguments = ["--kube-api-qps=200", "--kube-api-burst=400"];
+    Options {
+        controller_manager_arguments: arguments.map(str::to_owned).to_vec(),
+        ..Options::full()
+    }
+}
+
+/// Applies sixty Workspaces, and forty more as soon as the scheduler is at work.
+async fn apply_a_hundred(cluster: &Cluster) {
+    let names: Vec<String> = (0..100).map(|ordinal| format!("model-{ordinal}")).collect();
+    let (first, rest) = names.split_at(60);
+    let namespace = Namespace::create(cluster.plane(), "hundred").await.unwrap();
+    for name in first {
+        namespace.apply(&own_nodes(name)).await.unwrap();
+    }
+    let pods: Api<Pod> = namespace.api();
+    let (ours, what) = ("kaito.sh/workspace", "the first pods are placed");
+    wait_for_all(&pods, ours, what, LIMIT, |all| all.iter().any(is_bound))
+        .await
+        .unwrap();
+    for name in rest {
+        namespace.apply(&own_nodes(name)).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -256,55 +221,32 @@ async fn a_refused_purchase_is_explained_on_the_workspace_and_nothing_leaks() {
         .apply(&preset("refused", "Standard_NC24ads_A100_v4"))
         .await
         .unwrap();
-    let workspaces: Api<Workspace> = namespace.api();
-    let found = wait_for(
-        &workspaces,
-        "refused",
-        "the refusal shows",
-        LIMIT,
-        |found| {
-            let status = found.and_then(|found| found.status.as_ref());
-            let list = status
-                .and_then(|status| status.conditions.as_deref())
-                .unwrap_or_default();
-            list.iter()
-                .any(|c| c.type_ == conditions::PLACED && c.reason == "OffersBlocked")
-        },
-    )
-    .await
-    .unwrap()
-    .unwrap();
-    let list = found.status.unwrap().conditions.unwrap();
-    let message = &list
-        .iter()
-        .find(|c| c.type_ == conditions::PLACED)
-        .unwrap()
-        .message;
+    let found = waits(&namespace, "refused", "OffersBlocked").await;
+    let placed = condition(Some(&found), conditions::PLACED).unwrap();
+    let message = &placed.message;
     assert!(message.contains("Standard_NC24ads_A100_v4"), "{message}");
     assert!(message.to_lowercase().contains("quota"), "{message}");
     let claims: Api<NodeClaim> = Api::all(namespace.client());
-    wait_for_all(
-        &claims,
-        "",
-        "the refused claim is gone",
-        LIMIT,
-        <[NodeClaim]>::is_empty,
-    )
-    .await
-    .unwrap();
+    wait_for_none(&claims, "the refused claim is gone", LIMIT)
+        .await
+        .unwrap();
+    let workspaces: Api<Workspace> = namespace.api();
     workspaces
         .delete("refused", &DeleteParams::default())
         .await
         .unwrap();
-    wait_for(
-        &workspaces,
-        "refused",
-        "it can be deleted",
-        LIMIT,
-        |found| found.is_none(),
-    )
-    .await
-    .unwrap();
+    wait_for_none(&workspaces, "it can be deleted", LIMIT)
+        .await
+        .unwrap();
+}
+
+/// The Workspace once it says that it waits for this reason.
+async fn waits(namespace: &Namespace<'_>, name: &str, reason: &str) -> Workspace {
+    let workspaces: Api<Workspace> = namespace.api();
+    let what = format!("it waits for {reason}");
+    let blocked = |found: Option<&Workspace>| waits_for(found, reason);
+    let found = wait_for(&workspaces, name, &what, LIMIT, blocked).await;
+    found.unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -321,23 +263,17 @@ async fn a_tuning_run_ends_succeeded_and_its_node_goes_back() {
     let workspaces: Api<Workspace> = namespace.api();
     let name = "workspace-tuning-phi-3";
     let found = wait_for(&workspaces, name, "tuning has succeeded", LIMIT, |found| {
-        found.is_some_and(|found| has(found, conditions::WORKSPACE_SUCCEEDED))
+        is_true(found, conditions::WORKSPACE_SUCCEEDED)
     })
     .await
     .unwrap()
     .unwrap();
-    assert!(has(&found, conditions::JOB_STARTED));
+    assert!(is_true(Some(&found), conditions::JOB_STARTED));
     assert_eq!(found.status.unwrap().state.as_deref(), Some("Succeeded"));
     let claims: Api<NodeClaim> = Api::all(namespace.client());
-    wait_for_all(
-        &claims,
-        "",
-        "the node is returned",
-        LIMIT,
-        <[NodeClaim]>::is_empty,
-    )
-    .await
-    .unwrap();
+    wait_for_none(&claims, "the node is returned", LIMIT)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -384,26 +320,11 @@ async fn a_changed_configuration_rolls_the_pods_without_buying_a_second_node() {
         "kaito.sh/workspace=phi",
         "a new pod is ready",
         LIMIT,
-        |all| all.len() == 1 && all[0].name_any() != old && is_ready(&all[0]),
+        |all| all.len() == 1 && all[0].name_any() != old && is_ready(all.first()),
     )
     .await
     .unwrap();
-    let claims: Api<NodeClaim> = Api::all(namespace.client());
-    assert_eq!(
-        claims.list(&Default::default()).await.unwrap().items.len(),
-        1
-    );
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let list = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
-    list.is_some_and(|list| {
-        list.iter()
-            .any(|c| c.type_ == "Ready" && c.status == "True")
-    })
+    assert_eq!(bought(&namespace.client()).await, 1);
 }
 
 #[tokio::test]
@@ -416,23 +337,7 @@ async fn own_nodes_mode_never_buys_and_says_what_is_missing() {
     let cluster = Cluster::start(Options::full(), parts).await.unwrap();
     let namespace = Namespace::create(cluster.plane(), "byo").await.unwrap();
     namespace.apply(&own_nodes("phi")).await.unwrap();
-    let workspaces: Api<Workspace> = namespace.api();
-    wait_for(
-        &workspaces,
-        "phi",
-        "the missing node shows",
-        LIMIT,
-        |found| {
-            let status = found.and_then(|found| found.status.as_ref());
-            let list = status
-                .and_then(|status| status.conditions.as_deref())
-                .unwrap_or_default();
-            list.iter()
-                .any(|c| c.type_ == conditions::PLACED && c.reason == "NoNodeFits")
-        },
-    )
-    .await
-    .unwrap();
+    waits(&namespace, "phi", "NoNodeFits").await;
     let shape = NodeShape {
         instance_type: "Standard_NC24ads_A100_v4",
         cpu: 24,
@@ -442,24 +347,13 @@ async fn own_nodes_mode_never_buys_and_says_what_is_missing() {
     create_node(&namespace.client(), "mine", shape)
         .await
         .unwrap();
-    wait_for(
-        &workspaces,
-        "phi",
-        "it is placed on the new node",
-        LIMIT,
-        |found| found.is_some_and(|found| has(found, conditions::PLACED)),
-    )
-    .await
-    .unwrap();
-    let claims: Api<NodeClaim> = Api::all(namespace.client());
-    assert!(
-        claims
-            .list(&Default::default())
-            .await
-            .unwrap()
-            .items
-            .is_empty()
-    );
+    let workspaces: Api<Workspace> = namespace.api();
+    let what = "it is placed on the new node";
+    let placed = |found: Option<&Workspace>| is_true(found, conditions::PLACED);
+    wait_for(&workspaces, "phi", what, LIMIT, placed)
+        .await
+        .unwrap();
+    assert_eq!(bought(&namespace.client()).await, 0);
 }
 
 async fn provisioners_lease_holder(client: &Client) -> String {
@@ -502,13 +396,9 @@ async fn a_second_provisioner_waits_and_takes_over_from_a_killed_one_without_a_s
                 .await
                 .unwrap();
             ready(&namespace, 1).await;
-            let claims: Api<NodeClaim> = Api::all(client.clone());
             let nodes: Api<Node> = Api::all(client.clone());
-            let (claims, nodes) = (
-                claims.list(&Default::default()).await.unwrap().items,
-                nodes.list(&Default::default()).await.unwrap().items,
-            );
-            assert_eq!((claims.len(), nodes.len()), (number, number));
+            let nodes = nodes.list(&Default::default()).await.unwrap().items;
+            assert_eq!((bought(&client).await, nodes.len()), (number, number));
             number == 1
         };
         if killed {

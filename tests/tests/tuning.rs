@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kaito_api::conditions;
 use kaito_tests::fixture::Namespace;
 use kaito_tests::node::story::{self, greedy, plugin, report, restricted, text};
-use kaito_tests::node::{self, Files, Node, Traces, Trainer, trainer_sources};
+use kaito_tests::node::{self, Files, Node, Trainer, trainer_sources};
 use kaito_tests::{model, programs};
 use kube::Api;
 use kube::api::{ListParams, LogParams};
@@ -174,14 +174,8 @@ async fn install(node: &Node, trainer: &Trainer) {
     let started = Instant::now();
     let scheduler = node.build_program(programs::SCHEDULER).unwrap();
     let flags = [
-        format!(
-            "--runtime-image={}",
-            node.build_program(programs::RUNTIME).unwrap()
-        ),
-        format!(
-            "--tools-image={}",
-            node.build_program(programs::IMAGE_BUILDER).unwrap()
-        ),
+        story::image_flag(node, "runtime", programs::RUNTIME),
+        story::image_flag(node, "tools", programs::IMAGE_BUILDER),
         format!("--trainer-image={}", node.build_trainer(trainer).unwrap()),
         // The data set is on the node.
         "--private-data-urls".to_owned(),
@@ -238,9 +232,7 @@ async fn a_model_is_tuned_on_a_node_and_the_adapter_that_was_pushed_changes_its_
     serve(&node, &namespace, &trainer, work.path(), [&lora, &qlora]).await;
     drop(files);
     drop(namespace);
-    let identity = node.identity();
-    node.stop().unwrap();
-    assert_eq!(identity.traces().unwrap(), Traces::default());
+    story::stop(node);
 }
 
 /// Lets the trainer's user look into a temporary folder.
@@ -326,9 +318,7 @@ async fn serve(
         },
     });
     namespace.apply(&workspace.to_string()).await.unwrap();
-    let kind = conditions::WORKSPACE_READY;
-    story::wait_for_condition(namespace, "crew", kind, LIMIT).await;
-    let address = story::address(namespace, "crew").await;
+    let address = story::served(namespace, "crew", LIMIT).await;
     for question in QUESTIONS {
         let base = greedy(&address, model::PRESET, question);
         assert!(!base.starts_with("Ahoy!"), "{base}");

@@ -23,8 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
     });
     let tree = Tree {
         files: files.to_vec(),
-        revision: None,
-        url: None,
+        ..Tree::default()
     };
     let options = Options {
         shape: Shape::ModelPack(LayerForm::Raw),

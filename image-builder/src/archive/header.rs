@@ -46,9 +46,18 @@ pub(super) struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadHeader(pub(super) &'static str);
 
-/// Writes a header whose name fits: at most 100 bytes, or split at a `/` into prefix and name.
-pub(super) fn write(format: Format, name: &[u8], mode: u32, size: u64, kind: u8) -> [u8; BLOCK] {
+/// Writes a header whose name fits: at most 100 bytes, or split at a `/` into prefix and name. A link's target fits, too,
+/// or is cut.
+pub(super) fn write(format: Format, header: &Header) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
+    let Header {
+        name,
+        mode,
+        size,
+        kind,
+        link,
+    } = header;
+    let (mode, size, kind) = (*mode, *size, *kind);
     let (prefix, short) = split_name(name).unwrap_or((b"", name));
     put(&mut block, &NAME, short);
     put_octal(&mut block, &MODE, u64::from(mode));
@@ -64,6 +73,7 @@ pub(super) fn write(format: Format, name: &[u8], mode: u32, size: u64, kind: u8)
     if let Some(byte) = block.get_mut(TYPE) {
         *byte = kind;
     }
+    put(&mut block, &LINK, link);
     let magic = match format {
         Format::Ustar => USTAR,
         Format::Gnu => GNU,
@@ -76,6 +86,11 @@ pub(super) fn write(format: Format, name: &[u8], mode: u32, size: u64, kind: u8)
     let text = format!("{sum:06o}\0 ");
     put(&mut block, &CHECKSUM, text.as_bytes());
     block
+}
+
+/// Whether a header holds a link's target.
+pub(super) const fn holds_link(target: &[u8]) -> bool {
+    target.len() <= LINK.1 - LINK.0
 }
 
 /// The format in which one header holds a name and a size, if there is one.

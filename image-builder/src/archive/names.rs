@@ -129,6 +129,38 @@ pub fn check_path(path: &str) -> Result<(), ArchiveError> {
     Ok(())
 }
 
+/// Whether a link stays inside an archive. It may go up at its beginning only, and not above the archive: then no other
+/// link can lead it out.
+///
+/// # Errors
+/// [`ArchiveError::Link`] with the reason.
+pub(super) fn check_link(path: &str, target: &str) -> Result<(), ArchiveError> {
+    let refuse = |reason| Err(refuse_link(path, target, reason));
+    if target.is_empty() || target.starts_with('/') {
+        return refuse("its target is absolute or empty");
+    }
+    if target.contains('\\') || target.chars().any(char::is_control) {
+        return refuse("its target has a backslash or a control character");
+    }
+    let depth = path.matches('/').count();
+    let up = target.split('/').take_while(|name| *name == "..").count();
+    if up > depth {
+        return refuse("its target is outside");
+    }
+    if target.split('/').skip(up).any(|name| name == "..") {
+        return refuse("its target goes up after going down");
+    }
+    Ok(())
+}
+
+pub(super) fn refuse_link(path: &str, target: &str, reason: &'static str) -> ArchiveError {
+    ArchiveError::Link {
+        path: path.to_owned(),
+        target: target.to_owned(),
+        reason,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

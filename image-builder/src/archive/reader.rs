@@ -6,6 +6,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::event::{Entry, EntryKind, Event, Whiteouts};
 use super::header::{self, Header};
+use super::names::{check_link, refuse_link};
 use super::writer::padding;
 use super::{ArchiveError, BLOCK, NameKind, Names, check_path, pax};
 
@@ -344,34 +345,6 @@ fn clean(raw: &[u8]) -> Option<(String, bool)> {
     match path.strip_suffix('/') {
         Some(directory) => Some((directory.to_owned(), true)),
         None => Some((path.to_owned(), path.is_empty())),
-    }
-}
-
-/// A link may go up at its beginning only, and not above the archive: then no other link can lead it out.
-fn check_link(path: &str, target: &str) -> Result<(), ArchiveError> {
-    let refuse = |reason| Err(refuse_link(path, target, reason));
-    if target.is_empty() || target.starts_with('/') {
-        return refuse("its target is absolute or empty");
-    }
-    if target.contains('\\') || target.chars().any(char::is_control) {
-        return refuse("its target has a backslash or a control character");
-    }
-    let depth = path.matches('/').count();
-    let up = target.split('/').take_while(|name| *name == "..").count();
-    if up > depth {
-        return refuse("its target is outside");
-    }
-    if target.split('/').skip(up).any(|name| name == "..") {
-        return refuse("its target goes up after going down");
-    }
-    Ok(())
-}
-
-fn refuse_link(path: &str, target: &str, reason: &'static str) -> ArchiveError {
-    ArchiveError::Link {
-        path: path.to_owned(),
-        target: target.to_owned(),
-        reason,
     }
 }
 

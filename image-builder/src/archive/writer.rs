@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use bytes::{Bytes, BytesMut};
 
-use super::header::{self, Format};
+use super::header::{self, Format, Header};
+use super::names::check_link;
 use super::{ArchiveError, BLOCK, NameKind, Names, check_path};
 use crate::content::Part;
 
@@ -13,32 +14,46 @@ use crate::content::Part;
 /// Not the source date: a layer whose files have not changed must keep its digest from one release to the next.
 pub const MTIME: u64 = 315_532_800;
 
-/// A file to be archived.
+/// Something to be archived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its path in the archive.
     pub path: String,
-    /// Its size in bytes.
+    /// Its size in bytes; 0 for all but files.
     pub size: u64,
-    /// Mode 0755 instead of 0644.
+    /// Mode 0755 instead of 0644, of a file.
     pub executable: bool,
-    /// Its bytes.
+    /// What it is.
     pub content: Content,
 }
 
-/// Where the bytes of an entry are.
+/// What an entry is: a file whose bytes are somewhere, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// In the source's file at this path.
     File(String),
     /// Here.
     Bytes(Bytes),
+    /// A symbolic link to this target, relative to the link's directory.
+    Link(String),
+    /// A directory that nothing else is in.
+    Directory,
 }
 
-/// An archive of these files with the directories that they are in: sorted by path, owner 0, one time.
+impl Content {
+    const fn kind(&self) -> NameKind {
+        match self {
+            Self::File(_) | Self::Bytes(_) => NameKind::File,
+            Self::Link(_) => NameKind::Link,
+            Self::Directory => NameKind::Directory,
+        }
+    }
+}
+
+/// An archive of these entries with the directories that they are in: sorted by path, owner 0, one time.
 ///
 /// # Errors
-/// When a path must not be in an archive, or clashes with another.
+/// When a path must not be in an archive, or clashes with another, or a link leads out.
 pub fn write(entries: &[Entry]) -> Result<Vec<Part>, ArchiveError> {
     let mut sorted: Vec<&Entry> = entries.iter().collect();
     sorted.sort_by(|left, right| left.path.as_bytes().cmp(right.path.as_bytes()));
@@ -47,15 +62,23 @@ pub fn write(entries: &[Entry]) -> Result<Vec<Part>, ArchiveError> {
     let mut directories: HashSet<&str> = HashSet::new();
     for entry in sorted {
         check_path(&entry.path)?;
-        names.claim(&entry.path, NameKind::File)?;
+        if let Content::Link(target) = &entry.content {
+            check_link(&entry.path, target)?;
+        }
+        names.claim(&entry.path, entry.content.kind())?;
         for (end, _) in entry.path.match_indices('/') {
             if let Some(parent) = entry.path.get(..end)
                 && directories.insert(parent)
             {
-                output.header(&format!("{parent}/"), 0o755, 0, b'5');
+                output.directory(parent);
             }
         }
-        output.file(entry);
+        match &entry.content {
+            Content::Link(target) => output.link(&entry.path, target),
+            Content::Directory if directories.insert(&entry.path) => output.directory(&entry.path),
+            Content::Directory => {}
+            Content::File(_) | Content::Bytes(_) => output.file(entry),
+        }
     }
     output.pending.extend_from_slice(&[0; BLOCK * 2]);
     output.flush();
@@ -83,31 +106,65 @@ struct Output {
 }
 
 impl Output {
-    fn header(&mut self, name: &str, mode: u32, size: u64, kind: u8) {
-        let bytes = name.as_bytes();
-        if let Some(format) = header::format(bytes, size) {
-            self.block(&header::write(format, bytes, mode, size, kind));
-            return;
+    /// The header of an entry, with records before it for what does not fit.
+    fn header(&mut self, mut header: Header) {
+        let format = if header::holds_link(&header.link) {
+            header::format(&header.name, header.size)
+        } else {
+            self.long(b'K', &header.link);
+            (header.name.len() <= 100).then_some(Format::Gnu)
+        };
+        if format.is_none() {
+            self.long(b'L', &header.name);
+            header.name.truncate(100);
         }
-        // GNU's record: the name and a zero byte as the content of an entry before the entry.
-        let length = bytes.len() as u64 + 1;
-        self.block(&header::write(
-            Format::Gnu,
-            b"././@LongLink",
-            0o644,
-            length,
-            b'L',
-        ));
-        self.pending.extend_from_slice(bytes);
+        self.block(&header::write(format.unwrap_or(Format::Gnu), &header));
+    }
+
+    /// GNU's record: a text and a zero byte as the content of an entry before the entry.
+    fn long(&mut self, kind: u8, text: &[u8]) {
+        let length = text.len() as u64 + 1;
+        let record = Header {
+            name: b"././@LongLink".to_vec(),
+            mode: 0o644,
+            size: length,
+            kind,
+            link: Vec::new(),
+        };
+        self.block(&header::write(Format::Gnu, &record));
+        self.pending.extend_from_slice(text);
         self.pending.extend_from_slice(&[0]);
         self.pad(length);
-        let short = bytes.get(..100).unwrap_or(bytes);
-        self.block(&header::write(Format::Gnu, short, mode, size, kind));
+    }
+
+    fn directory(&mut self, path: &str) {
+        self.header(Header {
+            name: format!("{path}/").into_bytes(),
+            mode: 0o755,
+            size: 0,
+            kind: b'5',
+            link: Vec::new(),
+        });
+    }
+
+    fn link(&mut self, path: &str, target: &str) {
+        self.header(Header {
+            name: path.as_bytes().to_vec(),
+            mode: 0o777,
+            size: 0,
+            kind: b'2',
+            link: target.as_bytes().to_vec(),
+        });
     }
 
     fn file(&mut self, entry: &Entry) {
-        let mode = if entry.executable { 0o755 } else { 0o644 };
-        self.header(&entry.path, mode, entry.size, b'0');
+        self.header(Header {
+            name: entry.path.as_bytes().to_vec(),
+            mode: if entry.executable { 0o755 } else { 0o644 },
+            size: entry.size,
+            kind: b'0',
+            link: Vec::new(),
+        });
         match &entry.content {
             Content::Bytes(bytes) => self.pending.extend_from_slice(bytes),
             // Nothing to read of an empty file.
@@ -119,6 +176,7 @@ impl Output {
                     size: entry.size,
                 });
             }
+            Content::Link(_) | Content::Directory => {}
         }
         self.pad(entry.size);
     }

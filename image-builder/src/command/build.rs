@@ -50,7 +50,9 @@ async fn build(args: &Args, context: &Context, counted: &Arc<Counted>) -> Result
         .map(|text| Reference::from_str(text))
         .collect::<Result<_, _>>()?;
     let target = target::of(args, references.first())?;
-    target::refuse_mcr(&target, &references)?;
+    if target == OutputTarget::Registry {
+        references.iter().try_for_each(target::refuse_mcr)?;
+    }
     let source = args.source.as_deref().unwrap_or_default();
     let inputs = Inputs {
         source,

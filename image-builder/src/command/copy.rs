@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::failure::{Exit, Failure};
 use super::flags::{CacheFlags, ProgressFlags, RegistryFlags};
 use super::interrupt::{Counted, interrupted};
+use super::target::refuse_mcr;
 use super::{Context, summary};
 use crate::progress::Progress;
 use crate::push::{self, Destination, Origin, PushOptions};
@@ -43,9 +44,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         Reference::from_str(&args.from)?,
         Reference::from_str(&args.to)?,
     );
-    if to.host() == "mcr.microsoft.com" {
-        return Err(push::PushError::Mcr.into());
-    }
+    refuse_mcr(&to)?;
     let client = args.registry.client(context)?;
     let source = client.repository(&from)?;
     let destination = Destination::Repository(client.repository(&to)?);
@@ -82,18 +81,6 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         () = interrupted() => return Err(counted.interruption()),
     };
     counted.end();
-    let name = format!(
-        "{}/{}:{tag}@{}",
-        to.host(),
-        to.repository(),
-        pushed.top.digest
-    );
-    for line in summary::table(&pushed, &name) {
-        args.progress.note(context, &line);
-    }
-    let digest = pushed.top.digest.to_string();
-    context
-        .output
-        .data(if args.progress.quiet { &digest } else { &name })?;
+    summary::stands(&pushed, &to, &args.progress, context)?;
     Ok(Exit::Success)
 }

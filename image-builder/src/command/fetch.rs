@@ -15,6 +15,7 @@ use super::flags::{ProgressFlags, RegistryFlags, SourceFlags};
 use super::open;
 use crate::digest::Hasher;
 use crate::progress::{Event, Outcome, Phase, Progress};
+use crate::source::local::Links;
 use crate::source::{File, Source};
 
 /// Flags of `fetch`.
@@ -44,7 +45,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let mut found: Vec<(Arc<dyn Source>, File)> = Vec::new();
     for text in &args.sources {
-        let source = open::source(text, &args.files, &args.registry, context)?;
+        let source = open::source(text, Links::Follow, &args.files, &args.registry, context)?;
         let tree = source.list().await?;
         found.extend(
             tree.files

@@ -4,6 +4,7 @@
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -35,6 +36,9 @@ pub(crate) struct Args {
     /// Store without asking the registry whether the password is right
     #[arg(long)]
     pub(crate) no_check: bool,
+    /// Longest time for the registry to answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) wait_seconds: u64,
     /// How registries are reached.
     #[command(flatten)]
     pub(crate) registry: RegistryFlags,
@@ -48,7 +52,8 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         .trim_end_matches('/');
     let password = read_password()?;
     if !args.no_check {
-        check(args, host, &password, context).await?;
+        let limit = Duration::from_secs(args.wait_seconds);
+        in_time(host, limit, check(args, host, &password, context)).await?;
     }
     let path = config_path(args, context)?;
     let key = if host == "docker.io" {
@@ -82,6 +87,24 @@ fn read_password() -> Result<SecretString, Failure> {
         return Err(Failure::message("stdin held no password"));
     }
     Ok(password.into())
+}
+
+/// Ends an attempt that takes too long: a person waits, and a server that takes connections and never answers is not the
+/// one that was meant. Pushes and pulls are more patient.
+async fn in_time(
+    host: &str,
+    limit: Duration,
+    attempt: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    match tokio::time::timeout(limit, attempt).await {
+        Ok(done) => done,
+        Err(_elapsed) => Err(Failure::message(format!(
+            "cannot log in to {host}: it did not answer within {} s, so nothing was stored; check the name and the port, \
+             or store the password unasked with --no-check",
+            limit.as_secs()
+        ))
+        .with_exit(Exit::Timeout)),
+    }
 }
 
 /// Asks the registry for something that any account may do, with this password.
@@ -199,7 +222,59 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::store;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::{Args, check, in_time, store};
+    use crate::command::flags::RegistryFlags;
+    use crate::command::{Context, Exit, Failure, Output};
+
+    /// Prints nothing.
+    struct Nothing;
+
+    impl Output for Nothing {
+        fn data(&self, _line: &str) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn note(&self, _line: &str) {}
+
+        fn draws_bars(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_the_connection_and_never_answers_is_given_up() {
+        // The system takes the connection; nobody ever reads from it.
+        let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = deaf.local_addr().unwrap().to_string();
+        let args = Args {
+            host: host.clone(),
+            username: "me".to_owned(),
+            password_stdin: true,
+            no_check: false,
+            wait_seconds: 0,
+            registry: RegistryFlags::default(),
+        };
+        let context = Context {
+            variables: std::collections::BTreeMap::default(),
+            output: Arc::new(Nothing),
+            credentials: Vec::new(),
+            program: "test".to_owned(),
+        };
+        let password = "pass".into();
+        let attempt = check(&args, &host, &password, &context);
+        let limit = Duration::from_millis(300);
+        let failure = in_time(&host, limit, attempt).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Timeout);
+        let text = failure.to_string();
+        assert!(
+            text.contains(&host) && text.contains("did not answer"),
+            "{text}"
+        );
+        assert!(text.contains("--no-check"), "{text}");
+    }
 
     #[test]
     fn the_rest_of_the_file_stays_and_others_cannot_read_it() {

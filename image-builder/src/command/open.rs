@@ -12,13 +12,14 @@ use crate::source::Source;
 use crate::source::azure::{AzureOptions, AzureSource};
 use crate::source::hub::{HubOptions, HubSource};
 use crate::source::image::ImageSource;
-use crate::source::local::LocalSource;
+use crate::source::local::{Links, LocalSource};
 use crate::source::remote::{ClientOptions, HttpSource, client};
 use crate::source::select::Selection;
 
-/// The source that `text` names: a path, `hf://`, `azblob://`, `http(s)://` or `oci://`.
+/// The source that `text` names: a path, `hf://`, `azblob://`, `http(s)://` or `oci://`. Only paths have `links`.
 pub(crate) fn source(
     text: &str,
+    links: Links,
     flags: &SourceFlags,
     registry: &RegistryFlags,
     context: &Context,
@@ -32,8 +33,8 @@ pub(crate) fn source(
         })
     };
     match text.split_once("://").map(|(scheme, _)| scheme) {
-        None => local(text, flags),
-        Some("file") => local(text.trim_start_matches("file://"), flags),
+        None => local(text, links, flags),
+        Some("file") => local(text.trim_start_matches("file://"), links, flags),
         Some("hf") => {
             let options = HubOptions::from_environment(&variable, flags.hf_token_file.as_deref())?;
             Ok(Arc::new(HubSource::new(http()?, text.parse()?, options)))
@@ -58,7 +59,7 @@ pub(crate) fn source(
     }
 }
 
-fn local(text: &str, flags: &SourceFlags) -> Result<Arc<dyn Source>, Failure> {
+fn local(text: &str, links: Links, flags: &SourceFlags) -> Result<Arc<dyn Source>, Failure> {
     if !Path::new(text).exists() {
         let hint = if looks_like_model(text) {
             format!("; for a model on the hub write hf://{text}")
@@ -71,7 +72,8 @@ fn local(text: &str, flags: &SourceFlags) -> Result<Arc<dyn Source>, Failure> {
         );
     }
     let selection = Selection::new(&flags.include, &flags.exclude)?;
-    Ok(Arc::new(LocalSource::new(text).selecting(selection)))
+    let source = LocalSource::new(text).selecting(selection);
+    Ok(Arc::new(source.with_links(links)))
 }
 
 fn looks_like_model(text: &str) -> bool {

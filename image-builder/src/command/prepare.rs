@@ -42,7 +42,8 @@ pub(crate) struct Inputs<'a> {
 /// Lists the source, reads what the plan needs to see, and plans.
 pub(crate) async fn prepare(inputs: &Inputs<'_>, context: &Context) -> Result<Prepared, Failure> {
     let deny = Deny::from_str(&inputs.shape.deny)?;
-    let source = open::source(inputs.source, inputs.files, inputs.registry, context)?;
+    let links = shape::links(inputs.shape);
+    let source = open::source(inputs.source, links, inputs.files, inputs.registry, context)?;
     let tree = source.list().await?;
     let (options, base) = options(inputs, &tree, context).await?;
     let contents = read_beginnings(source.as_ref(), &tree, &options).await?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::failure::{Exit, Failure};
 use super::flags::{CacheFlags, ProgressFlags, RegistryFlags};
 use super::interrupt::{Counted, interrupted};
+use super::target::refuse_mcr;
 use super::{Context, summary};
 use crate::layout::Layout;
 use crate::progress::Progress;
@@ -42,9 +43,7 @@ pub(crate) struct Args {
 /// Pushes.
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let reference = Reference::from_str(&args.reference)?;
-    if reference.host() == "mcr.microsoft.com" {
-        return Err(push::PushError::Mcr.into());
-    }
+    refuse_mcr(&reference)?;
     let layout = Layout::open(&args.layout).await?;
     let selector = match &args.from {
         Some(name) => name.clone(),
@@ -66,18 +65,6 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         () = interrupted() => return Err(counted.interruption()),
     };
     counted.end();
-    let name = format!(
-        "{}/{}:{tag}@{}",
-        reference.host(),
-        reference.repository(),
-        pushed.top.digest
-    );
-    for line in summary::table(&pushed, &name) {
-        args.progress.note(context, &line);
-    }
-    let digest = pushed.top.digest.to_string();
-    context
-        .output
-        .data(if args.progress.quiet { &digest } else { &name })?;
+    summary::stands(&pushed, &reference, &args.progress, context)?;
     Ok(Exit::Success)
 }

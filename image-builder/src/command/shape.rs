@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use super::flags::Pair;
 use crate::plan::{Compression, Kind, LayerForm, Run, Shape};
 use crate::source::Tree;
+use crate::source::local::Links;
 
 /// Value of `--artifact`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -32,7 +33,7 @@ pub enum KindFlag {
     Model,
     /// A LoRA adapter.
     Adapter,
-    /// A root file system or a static binary.
+    /// A root file system, with its links and empty directories, or a static binary.
     Program,
 }
 
@@ -131,6 +132,14 @@ pub(super) fn kind(flag: KindFlag, tree: &Tree) -> Kind {
         KindFlag::Model => Kind::Model,
         KindFlag::Adapter => Kind::Adapter,
         KindFlag::Program => Kind::Program,
+    }
+}
+
+/// A root file system keeps its links where it becomes an image; everything else is what its files are.
+pub(super) const fn links(flags: &ShapeFlags) -> Links {
+    match (flags.kind, flags.artifact) {
+        (KindFlag::Program, Artifact::Image) => Links::Keep,
+        _ => Links::Follow,
     }
 }
 

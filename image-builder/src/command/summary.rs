@@ -1,13 +1,14 @@
 //! What is told at the end: how many bytes went which way, and how to use the result.
 
 use super::Context;
+use super::failure::Failure;
 use super::flags::ProgressFlags;
 use super::table::{render, row};
 use super::workspace::{Use, image_volume, object_name, workspace, yaml};
 use crate::plan::Kind;
 use crate::progress::{Outcome, Size};
 use crate::push::Pushed;
-use crate::registry::Reference;
+use crate::registry::{DEFAULT_TAG, Reference};
 
 /// Bytes per second of a link of 1 Gbit/s, for the estimate of a pull.
 const GIGABIT: u64 = 125_000_000;
@@ -35,6 +36,28 @@ pub(crate) fn table(pushed: &Pushed, name: &str) -> Vec<String> {
     let mut lines = render(&rows);
     lines.push(format!("digest: {}  {name}", pushed.top.digest));
     lines
+}
+
+/// Tells what stands at a registry now: a table for people; the name, or its digest alone if they want quiet, as data.
+///
+/// # Errors
+/// Standard output cannot be written to.
+pub(crate) fn stands(
+    pushed: &Pushed,
+    at: &Reference,
+    flags: &ProgressFlags,
+    context: &Context,
+) -> Result<(), Failure> {
+    let digest = pushed.top.digest.to_string();
+    let tag = at.tag().unwrap_or(DEFAULT_TAG);
+    let name = format!("{}/{}:{tag}@{digest}", at.host(), at.repository());
+    for line in table(pushed, &name) {
+        flags.note(context, &line);
+    }
+    context
+        .output
+        .data(if flags.quiet { &digest } else { &name })?;
+    Ok(())
 }
 
 /// How the image is used: volume and Workspace.

@@ -67,10 +67,8 @@ pub(super) fn of(args: &Args, first: Option<&Reference>) -> Result<OutputTarget,
 }
 
 /// Nobody pushes to Microsoft's registry itself.
-pub(super) fn refuse_mcr(target: &OutputTarget, references: &[Reference]) -> Result<(), Failure> {
-    if *target == OutputTarget::Registry
-        && references.iter().any(|r| r.host() == "mcr.microsoft.com")
-    {
+pub(super) fn refuse_mcr(reference: &Reference) -> Result<(), Failure> {
+    if reference.host() == "mcr.microsoft.com" {
         return Err(PushError::Mcr.into());
     }
     Ok(())

@@ -239,3 +239,122 @@ async fn exit_codes_tell_what_to_do_next() {
         Exit::Source
     );
 }
+
+#[cfg(unix)]
+mod root_file_systems {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+    use crate::command::flags::RegistryFlags;
+    use crate::command::pull;
+    use crate::command::shape::KindFlag;
+
+    /// What is at each path: a file's content, a link's target, or a directory.
+    fn everything(root: &Path) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        let mut directories = vec![root.to_owned()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(&directory).unwrap() {
+                let place = entry.unwrap().path();
+                let kind = fs::symlink_metadata(&place).unwrap().file_type();
+                let what = if kind.is_symlink() {
+                    format!("-> {}", fs::read_link(&place).unwrap().display())
+                } else if kind.is_dir() {
+                    directories.push(place.clone());
+                    "directory".to_owned()
+                } else {
+                    fs::read_to_string(&place).unwrap()
+                };
+                let path = place.strip_prefix(root).unwrap().display().to_string();
+                found.insert(path, what);
+            }
+        }
+        found
+    }
+
+    /// A small root file system; `again` makes the same one in another order.
+    fn root_file_system(root: &Path, again: bool) {
+        let mut links = [
+            ("usr/bin", "bin"),
+            ("tool-1.2", "usr/bin/tool"),
+            ("../../usr/bin/tool", "etc/alternatives/tool"),
+            ("not-yet-there", "etc/dangling"),
+            ("/usr/bin/tool", "etc/absolute"),
+        ];
+        let mut directories = ["usr/bin", "etc/alternatives", "tmp", "var/empty"];
+        if again {
+            links.reverse();
+            directories.reverse();
+        }
+        for directory in directories {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        fs::write(root.join("usr/bin/tool-1.2"), "elf").unwrap();
+        for (target, link) in links {
+            symlink(target, root.join(link)).unwrap();
+        }
+    }
+
+    fn program(scene: &Scene, root: &Path, tag: &str) -> BuildArgs {
+        let mut arguments = scene.arguments(&root.display().to_string(), tag);
+        arguments.shape = ShapeFlags {
+            kind: KindFlag::Program,
+            ..ShapeFlags::default()
+        };
+        arguments
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn links_and_empty_directories_come_back_and_make_no_difference_to_the_digest() {
+        let scene = Scene::new(&[]).await;
+        let (first, second) = (scene.folder.path().join("1"), scene.folder.path().join("2"));
+        root_file_system(&first, false);
+        root_file_system(&second, true);
+        build(&program(&scene, &first, "tools/x:v1"), &scene.context)
+            .await
+            .unwrap();
+        let digest = scene.last();
+        build(&program(&scene, &second, "tools/x:v2"), &scene.context)
+            .await
+            .unwrap();
+        assert_eq!(scene.last(), digest);
+
+        let target = scene.folder.path().join("pulled");
+        let arguments = pull::Args {
+            reference: format!("{}/tools/x:v1", scene.sink.host()),
+            directory: target.clone(),
+            include: Vec::new(),
+            platform: None,
+            strip: None,
+            concurrency: 2,
+            registry: RegistryFlags::default(),
+            cache: CacheFlags::default(),
+            progress: ProgressFlags::default(),
+        };
+        pull::run(&arguments, &scene.context).await.unwrap();
+        let mut expected = everything(&first);
+        // An absolute link means the image's root, and is written so that it means the same in every directory.
+        let absolute = "-> ../usr/bin/tool".to_owned();
+        expected.insert("etc/absolute".to_owned(), absolute);
+        assert_eq!(everything(&target), expected);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_link_that_leads_out_is_refused_and_nothing_is_sent() {
+        let scene = Scene::new(&[]).await;
+        for (number, target) in ["../secret", "usr/../../secret"].into_iter().enumerate() {
+            let root = scene.folder.path().join(number.to_string());
+            root_file_system(&root, false);
+            symlink(target, root.join("link")).unwrap();
+            let failure = build(&program(&scene, &root, "tools/x:v1"), &scene.context)
+                .await
+                .unwrap_err();
+            assert_eq!(failure.exit, Exit::Source, "{target}: {failure}");
+            assert!(failure.to_string().contains("`link`"), "{failure}");
+        }
+        assert_eq!(scene.sink.records(), []);
+    }
+}

@@ -21,7 +21,7 @@ pub use error::LayoutError;
 pub use verify::Verified;
 
 use crate::digest::Digest;
-use crate::oci::{Descriptor, Document, Index, media_type};
+use crate::oci::{Descriptor, Document, Index};
 use crate::plan::{MAX_MANIFEST_BYTES, key};
 
 const INDEX: &str = "index.json";
@@ -67,7 +67,7 @@ impl Layout {
         }
         let layout = Self::at(root);
         if !exists(&root.join(INDEX)).await? {
-            layout.write_index(&empty_index()).await?;
+            layout.write_index(&Index::empty()).await?;
         }
         if !exists(&root.join(MARKER)).await? {
             let marker = Marker {
@@ -333,16 +333,5 @@ fn list(manifests: &[Descriptor]) -> String {
         "none".to_owned()
     } else {
         names.join(", ")
-    }
-}
-
-fn empty_index() -> Index {
-    Index {
-        schema_version: 2,
-        media_type: Some(media_type::INDEX.to_owned()),
-        artifact_type: None,
-        manifests: Vec::new(),
-        subject: None,
-        annotations: None,
     }
 }

@@ -4,7 +4,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::{Kind, Options, PlanError, Shape};
 use crate::archive::{ArchiveError, NameKind, Names, check_path};
-use crate::source::{File, Tree};
+use crate::source::{File, Link, Tree};
 
 /// What a file is to a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,18 +144,39 @@ fn extension(name: &str) -> &str {
     }
 }
 
-/// The files that the globs leave, sorted by path.
-pub(crate) fn select<'a>(tree: &'a Tree, options: &Options) -> Result<Vec<&'a File>, PlanError> {
+/// What an image of a program holds besides files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extras<'a> {
+    pub(crate) links: Vec<&'a Link>,
+    pub(crate) empty_directories: Vec<&'a str>,
+}
+
+impl Extras<'_> {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.empty_directories.is_empty()
+    }
+}
+
+/// What the globs leave: files sorted by path, and extras where they can be held.
+pub(crate) fn select<'a>(
+    tree: &'a Tree,
+    options: &Options,
+) -> Result<(Vec<&'a File>, Extras<'a>), PlanError> {
     let include = globs(&options.include)?;
     let exclude = globs(&options.exclude)?;
-    let mut files: Vec<&File> = tree
-        .files
-        .iter()
-        .filter(|file| include.is_empty() || include.is_match(&file.path))
-        .filter(|file| !exclude.is_match(&file.path))
-        .collect();
+    let takes =
+        |path: &str| (include.is_empty() || include.is_match(path)) && !exclude.is_match(path);
+    let mut files: Vec<&File> = tree.files.iter().filter(|file| takes(&file.path)).collect();
     files.sort_by(|left, right| left.path.as_bytes().cmp(right.path.as_bytes()));
-    Ok(files)
+    if (options.kind, options.shape) != (Kind::Program, Shape::Image) {
+        return Ok((files, Extras::default()));
+    }
+    let directories = tree.empty_directories.iter().map(String::as_str);
+    let extras = Extras {
+        links: tree.links.iter().filter(|link| takes(&link.path)).collect(),
+        empty_directories: directories.filter(|path| takes(path)).collect(),
+    };
+    Ok((files, extras))
 }
 
 fn globs(globs: &[String]) -> Result<GlobSet, PlanError> {
@@ -180,8 +201,12 @@ fn globs(globs: &[String]) -> Result<GlobSet, PlanError> {
     set.build().map_err(refused("all together"))
 }
 
-/// Refuses paths that must not be packaged, and an empty list.
-pub(crate) fn check_names(files: &[&File], options: &Options) -> Result<(), PlanError> {
+/// Refuses paths that must not be packaged, and an empty list. Where links lead is judged by the archive's writer.
+pub(crate) fn check_names(
+    files: &[&File],
+    extras: &Extras<'_>,
+    options: &Options,
+) -> Result<(), PlanError> {
     if files.is_empty() {
         return Err(PlanError::Empty {
             reason: "no file is left",
@@ -191,16 +216,23 @@ pub(crate) fn check_names(files: &[&File], options: &Options) -> Result<(), Plan
     if !root.is_empty() {
         check_path(root).map_err(PlanError::Path)?;
     }
+    let files = files
+        .iter()
+        .map(|file| (file.path.as_str(), NameKind::File));
+    let links = extras
+        .links
+        .iter()
+        .map(|link| (link.path.as_str(), NameKind::Link));
+    let directories = extras.empty_directories.iter();
+    let directories = directories.map(|path| (*path, NameKind::Directory));
+    let is_image = !matches!(options.shape, Shape::ModelPack(_));
     let mut names = Names::default();
-    for file in files {
-        check_path(&file.path).map_err(PlanError::Path)?;
-        names
-            .claim(&file.path, NameKind::File)
-            .map_err(PlanError::Path)?;
-        let image = !matches!(options.shape, Shape::ModelPack(_));
-        if image && file.path.split('/').any(|name| name.starts_with(".wh.")) {
+    for (path, kind) in files.chain(links).chain(directories) {
+        check_path(path).map_err(PlanError::Path)?;
+        names.claim(path, kind).map_err(PlanError::Path)?;
+        if is_image && path.split('/').any(|name| name.starts_with(".wh.")) {
             return Err(PlanError::Path(ArchiveError::Whiteout {
-                path: file.path.clone(),
+                path: path.to_owned(),
             }));
         }
     }

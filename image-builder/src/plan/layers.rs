@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::files::FileKind;
+use super::files::{Extras, FileKind};
 use super::{
     Compression, Contents, Kind, LayerForm, Options, Plan, PlanError, Sample, Shape, base,
     documents, key,
@@ -62,13 +62,14 @@ const _: () = assert!(MTIME == 315_532_800, "the two must name one time");
 /// Puts files into layers: small ones together by kind, large ones alone as long as the layers suffice.
 pub(crate) fn arrange(
     files: &[&File],
+    extras: Extras<'_>,
     contents: &Contents,
     options: &Options,
 ) -> Result<Vec<Draft>, PlanError> {
     if options.shape == Shape::ModelPack(LayerForm::Raw) {
         return files.iter().map(|file| raw_layer(file, contents)).collect();
     }
-    groups(files, options)?
+    groups(files, extras, options)?
         .iter()
         .map(|group| tar_layer(group, contents, options))
         .collect()
@@ -78,14 +79,28 @@ pub(crate) fn arrange(
 struct Group<'a> {
     kind: FileKind,
     files: Vec<&'a File>,
+    extras: Extras<'a>,
+}
+
+impl<'a> Group<'a> {
+    fn of(kind: FileKind, files: Vec<&'a File>) -> Self {
+        Self {
+            kind,
+            files,
+            extras: Extras::default(),
+        }
+    }
 }
 
 /// Small files by kind, then large ones by kind.
-fn groups<'a>(files: &[&'a File], options: &Options) -> Result<Vec<Group<'a>>, PlanError> {
+fn groups<'a>(
+    files: &[&'a File],
+    extras: Extras<'a>,
+    options: &Options,
+) -> Result<Vec<Group<'a>>, PlanError> {
     if options.kind == Kind::Program {
-        let files = files.to_vec();
-        let kind = FileKind::Code;
-        return Ok(vec![Group { kind, files }]);
+        let all = Group::of(FileKind::Code, files.to_vec());
+        return Ok(vec![Group { extras, ..all }]);
     }
     let (small, large): (Vec<&File>, Vec<&File>) = files
         .iter()
@@ -99,7 +114,7 @@ fn groups<'a>(files: &[&'a File], options: &Options) -> Result<Vec<Group<'a>>, P
     }
     let mut groups: Vec<Group<'a>> = by_kind
         .into_iter()
-        .map(|(kind, files)| Group { kind, files })
+        .map(|(kind, files)| Group::of(kind, files))
         .collect();
     let share = files_per_layer(large.len(), groups.len(), options)?;
     let mut large_by_kind: BTreeMap<FileKind, Vec<&File>> = BTreeMap::new();
@@ -110,10 +125,8 @@ fn groups<'a>(files: &[&'a File], options: &Options) -> Result<Vec<Group<'a>>, P
             .push(file);
     }
     for (kind, files) in large_by_kind {
-        groups.extend(files.chunks(share).map(|files| Group {
-            kind,
-            files: files.to_vec(),
-        }));
+        let shares = files.chunks(share);
+        groups.extend(shares.map(|files| Group::of(kind, files.to_vec())));
     }
     documents::check_layers(groups.len(), options)?;
     Ok(groups)
@@ -177,11 +190,8 @@ fn tar_layer(
 ) -> Result<Draft, PlanError> {
     let artifact = matches!(options.shape, Shape::ModelPack(_));
     let root = if artifact { "" } else { options.image_root() };
-    let entries: Vec<Entry> = group
-        .files
-        .iter()
-        .map(|file| entry(file, root, contents))
-        .collect();
+    let files = group.files.iter().map(|file| entry(file, root, contents));
+    let entries: Vec<Entry> = files.chain(extra_entries(&group.extras, root)).collect();
     let parts = archive::write(&entries).map_err(PlanError::Path)?;
     let encoding = encoding_of(group, options);
     let layer = Layer {
@@ -215,16 +225,50 @@ fn entry(file: &File, root: &str, contents: &Contents) -> Entry {
         Some(bytes) => archive::Content::Bytes(bytes),
         None => archive::Content::File(file.path.clone()),
     };
-    let path = if root.is_empty() {
-        file.path.clone()
-    } else {
-        format!("{root}/{}", file.path)
-    };
     Entry {
-        path,
+        path: below(root, &file.path),
         size: file.size,
         executable: file.executable,
         content,
+    }
+}
+
+fn below(root: &str, path: &str) -> String {
+    if root.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{root}/{path}")
+    }
+}
+
+fn extra_entries<'a>(extras: &'a Extras<'_>, root: &'a str) -> impl Iterator<Item = Entry> + 'a {
+    let entry = |path, content| Entry {
+        path,
+        size: 0,
+        executable: false,
+        content,
+    };
+    let links = extras.links.iter().map(move |link| {
+        let path = below(root, &link.path);
+        let target = relative(&path, &link.target);
+        entry(path, archive::Content::Link(target))
+    });
+    let directories = extras.empty_directories.iter();
+    let directories =
+        directories.map(move |path| entry(below(root, path), archive::Content::Directory));
+    links.chain(directories)
+}
+
+/// The target of a link as seen from its directory. An absolute one means the image's root; written from there it means
+/// the same wherever the layer is unpacked, and nobody has to trust it.
+fn relative(path: &str, target: &str) -> String {
+    let Some(from_root) = target.strip_prefix('/') else {
+        return target.to_owned();
+    };
+    let up = "../".repeat(path.matches('/').count());
+    match format!("{up}{}", from_root.trim_start_matches('/')) {
+        here if here.is_empty() => ".".to_owned(),
+        target => target,
     }
 }
 
@@ -257,7 +301,7 @@ fn tar_annotations(
         ]));
     };
     let mut annotations = file_annotations(file, FileKind::of(&file.path).1)?;
-    if encoding == Encoding::Plain {
+    if encoding == Encoding::Plain && group.extras.is_empty() {
         let offset = archive::data_offset(parts, file.size);
         annotations.insert(key::DATA_OFFSET.to_owned(), offset.to_string());
     }

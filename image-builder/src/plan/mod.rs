@@ -194,9 +194,9 @@ pub enum PlanError {
 /// # Errors
 /// When nothing is left to package, a path must not be packaged, or a limit of registries or runtimes is broken.
 pub fn plan(tree: &Tree, contents: &Contents, options: &Options) -> Result<Plan, PlanError> {
-    let files = files::select(tree, options)?;
-    files::check_names(&files, options)?;
-    let layers = layers::arrange(&files, contents, options)?;
+    let (files, extras) = files::select(tree, options)?;
+    files::check_names(&files, &extras, options)?;
+    let layers = layers::arrange(&files, extras, contents, options)?;
     let description = model::describe(&files, contents);
     let mut plan = Plan {
         blobs: Vec::new(),

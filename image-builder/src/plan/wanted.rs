@@ -77,7 +77,7 @@ impl Contents {
 #[must_use]
 pub fn wanted(tree: &Tree, contents: &Contents, options: &Options) -> Vec<(String, Range<u64>)> {
     // A glob that cannot be read is reported by the plan.
-    let Ok(files) = files::select(tree, options) else {
+    let Ok((files, _)) = files::select(tree, options) else {
         return Vec::new();
     };
     let mut texts = 0;

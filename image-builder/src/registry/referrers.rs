@@ -159,7 +159,7 @@ impl Repository {
         let begun = Instant::now();
         let (mut index, etag) = match self.fallback(subject).await? {
             Some((index, etag)) => (index, etag),
-            None => (empty_index(), None),
+            None => (Index::empty(), None),
         };
         if !has(&index, entry) {
             index.manifests.push(entry.clone());
@@ -242,15 +242,4 @@ fn has(index: &Index, entry: &Descriptor) -> bool {
         .manifests
         .iter()
         .any(|present| present.digest == entry.digest)
-}
-
-fn empty_index() -> Index {
-    Index {
-        schema_version: 2,
-        media_type: Some(media_type::INDEX.to_owned()),
-        artifact_type: None,
-        manifests: Vec::new(),
-        subject: None,
-        annotations: None,
-    }
 }

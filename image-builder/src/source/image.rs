@@ -103,6 +103,7 @@ impl ImageSource {
             files,
             revision: annotation(&manifest, "org.opencontainers.image.revision"),
             url: annotation(&manifest, "org.opencontainers.image.source"),
+            ..Tree::default()
         })
     }
 

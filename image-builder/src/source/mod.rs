@@ -28,11 +28,25 @@ pub struct File {
     pub known_digest: Option<Digest>,
 }
 
+/// A symbolic link of a source that is kept as a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Relative path, as [`File::path`].
+    pub path: String,
+    /// What it names, as it is written there: relative to its directory, or absolute within the tree.
+    pub target: String,
+}
+
 /// The files of a source at one revision, sorted by path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tree {
     /// The files, sorted by path (bytewise).
     pub files: Vec<File>,
+    /// Links that are kept and not followed, sorted by path. Only images of programs hold them, so only sources that were
+    /// asked for them list any.
+    pub links: Vec<Link>,
+    /// Directories with nothing in them, sorted; listed where links are.
+    pub empty_directories: Vec<String>,
     /// Commit or version that was listed, where the source has one.
     pub revision: Option<String>,
     /// A public address of the source without credentials, where it has one.

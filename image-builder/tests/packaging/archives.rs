@@ -43,6 +43,78 @@ fn read(bytes: &[u8], whiteouts: Whiteouts) -> Result<Vec<Event>, ArchiveError> 
     Ok(events)
 }
 
+fn other(path: &str, content: Content) -> Entry {
+    Entry {
+        path: path.to_owned(),
+        size: 0,
+        executable: false,
+        content,
+    }
+}
+
+#[test]
+fn links_and_empty_directories_come_back_from_both_readers_in_whatever_order_they_were() {
+    let (long, far) = ("n".repeat(120), "t".repeat(150));
+    let link = |path: &str, target: &str| other(path, Content::Link(target.to_owned()));
+    let mut entries = vec![
+        entry("usr/bin/python3.13", b"elf"),
+        link("bin", "usr/bin"),
+        link("usr/bin/python3", "python3.13"),
+        link("etc/alternatives/py", "../../usr/bin/python3"),
+        link(&long, &far),
+        other("var/empty", Content::Directory),
+        other("usr", Content::Directory),
+    ];
+    let bytes = joined(&write(&entries).unwrap());
+    entries.reverse();
+    assert!(
+        bytes == joined(&write(&entries).unwrap()),
+        "the order counts"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    tar::Archive::new(&bytes[..]).unpack(folder.path()).unwrap();
+    let at = |path: &str| folder.path().join(path);
+    for (path, target) in [
+        ("bin", "usr/bin"),
+        ("usr/bin/python3", "python3.13"),
+        ("etc/alternatives/py", "../../usr/bin/python3"),
+        (&long, &far),
+    ] {
+        let found = std::fs::read_link(at(path)).unwrap();
+        assert_eq!(found, std::path::Path::new(target), "{path}");
+    }
+    assert_eq!(std::fs::read(at("bin/python3")).unwrap(), b"elf");
+    assert_eq!(std::fs::read_dir(at("var/empty")).unwrap().count(), 0);
+
+    let events = read(&bytes, Whiteouts::Refuse).unwrap();
+    let links = events.iter().filter(
+        |event| matches!(event, Event::Start(entry) if matches!(entry.kind, EntryKind::Link { .. })),
+    );
+    assert_eq!(links.count(), 4);
+}
+
+#[test]
+fn links_that_lead_out_and_names_below_links_are_not_written() {
+    for (path, target) in [
+        ("a", "/etc/passwd"),
+        ("a", "../x"),
+        ("a/b", "../../x"),
+        ("a/b", "../c/../../x"),
+        ("a", ""),
+        ("a", "b\\c"),
+    ] {
+        let link = other(path, Content::Link(target.to_owned()));
+        let refused = write(&[link]);
+        assert!(
+            matches!(refused, Err(ArchiveError::Link { .. })),
+            "{path} {target}"
+        );
+    }
+    let below = [other("a", Content::Link("b".to_owned())), entry("a/c", b"")];
+    assert!(matches!(write(&below), Err(ArchiveError::Link { .. })));
+}
+
 #[test]
 fn an_independent_reader_finds_files_directories_modes_and_times() {
     let long = format!("d/{}/{}", "x".repeat(99), "y".repeat(200));

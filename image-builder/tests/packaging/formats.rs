@@ -135,10 +135,19 @@ fn quantised(quantization: &Value, linear: &[(&str, &str, &[u64])]) -> (Value, S
     )
 }
 
-#[test]
-fn quantised_weights_count_what_they_stand_for_and_name_their_method() {
-    let whole = (HIDDEN * HIDDEN + 10 * HIDDEN).to_string();
-    let cases: [(Value, &str, &[(&str, &str, &[u64])]); 7] = [
+/// Name, type and shape of a tensor.
+type Tensor = (&'static str, &'static str, &'static [u64]);
+
+const FP8: &[Tensor] = &[
+    ("l.weight", "F8_E4M3", &[64, 64]),
+    ("l.weight_scale_inv", "F32", &[1, 1]),
+];
+
+/// A method's configuration, its name, and the tensors of a linear layer that it quantised.
+type Quantised = (Value, &'static str, &'static [Tensor]);
+
+fn quantised_layers() -> [Quantised; 7] {
+    [
         (
             json!({"quant_method": "awq", "bits": 4, "group_size": 32}),
             "awq",
@@ -157,14 +166,7 @@ fn quantised_weights_count_what_they_stand_for_and_name_their_method() {
                 ("l.scales", "F16", &[2, 64]),
             ],
         ),
-        (
-            json!({"quant_method": "fp8"}),
-            "fp8",
-            &[
-                ("l.weight", "F8_E4M3", &[64, 64]),
-                ("l.weight_scale_inv", "F32", &[1, 1]),
-            ],
-        ),
+        (json!({"quant_method": "fp8"}), "fp8", FP8),
         (
             json!({"load_in_4bit": true}),
             "bitsandbytes",
@@ -196,8 +198,13 @@ fn quantised_weights_count_what_they_stand_for_and_name_their_method() {
                 ("l.gate_up_proj_scales", "U8", &[64, 2]),
             ],
         ),
-    ];
-    for (quantization, method, linear) in cases {
+    ]
+}
+
+#[test]
+fn quantised_weights_count_what_they_stand_for_and_name_their_method() {
+    let whole = (HIDDEN * HIDDEN + 10 * HIDDEN).to_string();
+    for (quantization, method, linear) in quantised_layers() {
         let (config, parameters) = quantised(&quantization, linear);
         assert_eq!(config["quantization"], method);
         assert_eq!(parameters, whole, "{method}");

@@ -12,7 +12,7 @@ use image_builder::plan::{
     Run, Sample, Shape, key, linux, plan,
 };
 use image_builder::source::Tree;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const RAW: Shape = Shape::ModelPack(LayerForm::Raw);
 const TAR: Shape = Shape::ModelPack(LayerForm::Tar);
@@ -256,35 +256,42 @@ fn documents_carry_no_time_unless_the_source_date_is_given() {
     }
 }
 
-#[test]
-fn adapters_have_their_files_under_data_and_tell_what_they_are_for() {
-    let adapter = files(&[
-        (
-            "adapter_config.json",
-            br#"{"peft_type":"LORA","r":8,"lora_alpha":16,"target_modules":["v_proj","q_proj"],"base_model_name_or_path":"org/base"}"#,
-        ),
-        ("adapter_model.safetensors", &safetensors(&[("l.lora_A.weight", "BF16", &[8, 512])])),
-    ]);
-    let base = Descriptor {
+fn lora() -> Files {
+    let config = br#"{"peft_type":"LORA","r":8,"lora_alpha":16,"target_modules":["v_proj","q_proj"],"base_model_name_or_path":"org/base"}"#;
+    let weights = safetensors(&[("l.lora_A.weight", "BF16", &[8, 512])]);
+    files(&[
+        ("adapter_config.json", config),
+        ("adapter_model.safetensors", &weights),
+    ])
+}
+
+/// The manifest of the base model's image.
+fn base_manifest() -> Descriptor {
+    Descriptor {
         media_type: media_type::MANIFEST.to_owned(),
         digest: Digest::of(b"base"),
         size: 4,
         artifact_type: None,
         platform: None,
         annotations: None,
-    };
+    }
+}
+
+#[test]
+fn adapters_have_their_files_under_data_and_tell_what_they_are_for() {
+    let adapter = lora();
     let options = Options {
         kind: Kind::of(&crate::support::tree(&adapter)),
         preset: Some("phi-4".to_owned()),
         base_model: Some(BaseModel::default()),
-        subject: Some(base.clone()),
+        subject: Some(base_manifest()),
         ..shaped(Shape::Image)
     };
     assert_eq!(options.kind, Kind::Adapter);
     let pushed = push(&adapter, &options);
     pushed.check();
     let manifest = &pushed.manifests()[0];
-    assert_eq!(manifest.subject, Some(base));
+    assert_eq!(manifest.subject, Some(base_manifest()));
     assert_eq!(manifest.config.media_type, media_type::IMAGE_CONFIG);
     assert_eq!(pushed.extracted(manifest, "data"), adapter);
     let annotations = manifest.annotations.as_ref().unwrap();
@@ -298,25 +305,18 @@ fn adapters_have_their_files_under_data_and_tell_what_they_are_for() {
         (key::ADAPTER_TARGETS, "q_proj,v_proj"),
         (key::ROOT, "data"),
     ] {
-        assert_eq!(
-            annotations.get(key).map(String::as_str),
-            Some(value),
-            "{key}"
-        );
+        let found = annotations.get(key).map(String::as_str);
+        assert_eq!(found, Some(value), "{key}");
     }
-    let config = pushed.json(manifest.config.digest);
+    plain_layers_are_their_own_diff_ids(&pushed.json(manifest.config.digest), manifest);
+}
+
+fn plain_layers_are_their_own_diff_ids(config: &Value, manifest: &Manifest) {
     assert_eq!(config["os"], "linux");
     assert_eq!(config["rootfs"]["type"], "layers");
-    let digests: Vec<String> = manifest
-        .layers
-        .iter()
-        .map(|layer| layer.digest.to_string())
-        .collect();
-    assert_eq!(
-        config["rootfs"]["diff_ids"],
-        json!(digests),
-        "plain layers are their own diff ids"
-    );
+    let layers = manifest.layers.iter();
+    let digests: Vec<String> = layers.map(|layer| layer.digest.to_string()).collect();
+    assert_eq!(config["rootfs"]["diff_ids"], json!(digests));
 }
 
 fn base_image() -> BaseImage {

@@ -38,6 +38,7 @@ pub(crate) fn tree(files: &Files) -> Tree {
             .collect(),
         revision: Some("0123456789abcdef0123456789abcdef01234567".to_owned()),
         url: Some("https://hub.example/org/tiny".to_owned()),
+        ..Tree::default()
     }
 }
 

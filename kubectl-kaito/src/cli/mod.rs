@@ -206,6 +206,7 @@ mod tests {
                 "status" | "why" | "logs" | "delete" | "chat" => &["phi"],
                 "apply" => &["-f", "x"],
                 "build-image" => &["dir"],
+                "completion" => &["bash"],
                 _ => &[],
             };
             let words = [

@@ -7,6 +7,56 @@ use crate::cli::connection::ConnectionFlags;
 use crate::environment::Environment;
 use crate::error::Failure;
 
+/// Why these credentials cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// A certificate without its key.
+    #[error(
+        "client-key-data or client-key must be specified for {name} to use the clientCert authentication method."
+    )]
+    NoKey {
+        /// The user.
+        name: String,
+    },
+    /// A token and a password.
+    #[error(
+        "more than one authentication method found for {name}; found [token basicAuth], only one is allowed"
+    )]
+    TwoMethods {
+        /// The user.
+        name: String,
+    },
+    /// Facts about somebody who is not named.
+    #[error("requesting uid, groups or user-extra for {name} without impersonating a user")]
+    NobodyImpersonated {
+        /// The user.
+        name: String,
+    },
+    /// The token's file cannot be read.
+    #[error("cannot read token file {path:?}")]
+    TokenFile {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A plugin that wants to ask somebody, and nobody is there.
+    #[error(
+        "exec plugin {command:?} cannot run: its interactiveMode is Always and standard input is not a terminal"
+    )]
+    InteractivePlugin {
+        /// The plugin.
+        command: String,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::of(&error)
+    }
+}
+
 /// Puts the flags over the user of the kubeconfig. An explicit token beats every other way to authenticate.
 pub(super) fn overlay(user: &mut AuthInfo, flags: &ConnectionFlags) {
     if let Some(path) = given(flags.client_certificate.as_ref()) {
@@ -62,19 +112,19 @@ fn overlay_impersonation(user: &mut AuthInfo, flags: &ConnectionFlags) {
 ///
 /// # Errors
 /// The combination, in kubectl's words.
-pub(super) fn check(user: &AuthInfo, name: &str) -> Result<(), Failure> {
+pub(super) fn check(user: &AuthInfo, name: &str) -> Result<(), Error> {
     let filled = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
     let certificate = filled(&user.client_certificate) || filled(&user.client_certificate_data);
     let key = filled(&user.client_key) || user.client_key_data.is_some();
     if certificate && !key {
-        return Err(Failure::error(format!(
-            "client-key-data or client-key must be specified for {name} to use the clientCert authentication method."
-        )));
+        return Err(Error::NoKey {
+            name: name.to_owned(),
+        });
     }
     if (user.token.is_some() || filled(&user.token_file)) && filled(&user.username) {
-        return Err(Failure::error(format!(
-            "more than one authentication method found for {name}; found [token basicAuth], only one is allowed"
-        )));
+        return Err(Error::TwoMethods {
+            name: name.to_owned(),
+        });
     }
     let impersonates_more = filled(&user.impersonate_uid)
         || user
@@ -86,9 +136,9 @@ pub(super) fn check(user: &AuthInfo, name: &str) -> Result<(), Failure> {
             .as_ref()
             .is_some_and(|extra| !extra.is_empty());
     if impersonates_more && !filled(&user.impersonate) {
-        return Err(Failure::error(format!(
-            "requesting uid, groups or user-extra for {name} without impersonating a user"
-        )));
+        return Err(Error::NobodyImpersonated {
+            name: name.to_owned(),
+        });
     }
     Ok(())
 }
@@ -105,12 +155,12 @@ pub(super) fn forget(user: &mut AuthInfo) {
 }
 
 /// Reads the token ourselves: the client would send a trailing newline, which no header may hold.
-pub(super) fn read_token(user: &mut AuthInfo) -> Result<(), Failure> {
+pub(super) fn read_token(user: &mut AuthInfo) -> Result<(), Error> {
     let Some(path) = user.token_file.take().filter(|path| !path.is_empty()) else {
         return Ok(());
     };
-    let token = std::fs::read_to_string(&path)
-        .map_err(|error| Failure::error(format!("cannot read token file {path:?}: {error}")))?;
+    let read = std::fs::read_to_string(&path);
+    let token = read.map_err(|source| Error::TokenFile { path, source })?;
     user.token = Some(token.trim().to_owned().into());
     Ok(())
 }
@@ -119,7 +169,7 @@ pub(super) fn read_token(user: &mut AuthInfo) -> Result<(), Failure> {
 pub(super) fn tame_exec_plugin(
     user: &mut AuthInfo,
     environment: &Environment,
-) -> Result<(), Failure> {
+) -> Result<(), Error> {
     let Some(exec) = user
         .exec
         .as_mut()
@@ -129,9 +179,7 @@ pub(super) fn tame_exec_plugin(
     };
     if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
         let command = exec.command.clone().unwrap_or_default();
-        return Err(Failure::error(format!(
-            "exec plugin {command:?} cannot run: its interactiveMode is Always and standard input is not a terminal"
-        )));
+        return Err(Error::InteractivePlugin { command });
     }
     exec.interactive_mode = Some(ExecInteractiveMode::Never);
     Ok(())

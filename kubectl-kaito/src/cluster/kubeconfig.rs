@@ -2,6 +2,8 @@
 //!
 //! Reads files and nothing else; the result is a complete client configuration.
 
+mod error;
+
 use std::path::{Path, PathBuf};
 
 use http::{HeaderName, HeaderValue, Uri};
@@ -11,6 +13,7 @@ use kube::config::{
     NamedContext,
 };
 
+use self::error::Error;
 use super::{credentials, proxy};
 use crate::cli::connection::ConnectionFlags;
 use crate::environment::Environment;
@@ -36,10 +39,7 @@ pub async fn resolve(
     environment: &Environment,
 ) -> Result<Target, Failure> {
     let paths = paths(flags, environment);
-    let merged = load(
-        &paths,
-        flags.kubeconfig.as_deref().filter(|path| !path.is_empty()),
-    )?;
+    let merged = merged(flags, environment)?;
     let mut selection = select(&merged, flags)?;
     overlay_cluster(&mut selection.cluster, flags)?;
     credentials::overlay(&mut selection.user, flags);
@@ -76,6 +76,15 @@ pub async fn resolve(
     })
 }
 
+/// All files together, before anything is chosen from them.
+///
+/// # Errors
+/// A file that cannot be read, in kubectl's words.
+pub fn merged(flags: &ConnectionFlags, environment: &Environment) -> Result<Kubeconfig, Failure> {
+    let explicit = flags.kubeconfig.as_deref().filter(|path| !path.is_empty());
+    load(&paths(flags, environment), explicit)
+}
+
 /// A flag's value, absent when it is empty.
 pub(super) fn given(flag: Option<&String>) -> Option<String> {
     flag.filter(|value| !value.is_empty()).cloned()
@@ -107,9 +116,8 @@ fn load(paths: &[PathBuf], explicit: Option<&str>) -> Result<Kubeconfig, Failure
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => match explicit {
                 Some(path) => {
-                    return Err(Failure::error(format!(
-                        "stat {path}: no such file or directory"
-                    )));
+                    let path = path.to_owned();
+                    return Err(Error::Missing { path }.into());
                 }
                 None => continue,
             },
@@ -132,10 +140,8 @@ fn broken(path: &Path, error: &dyn std::error::Error) -> Failure {
         }
         source = inner.source();
     }
-    Failure::error(format!(
-        "error loading config file {:?}: {text}",
-        path.display().to_string()
-    ))
+    let path = path.display().to_string();
+    Error::Broken { path, reason: text }.into()
 }
 
 /// The entries that a context or the flags point to.
@@ -157,11 +163,7 @@ fn select(merged: &Kubeconfig, flags: &ConnectionFlags) -> Result<Selection, Fai
             .iter()
             .find(|entry| entry.name == *name)
             .and_then(|entry| entry.context.clone())
-            .ok_or_else(|| {
-                Failure::verbatim(format!(
-                    "Error in configuration: context was not found for specified context: {name}"
-                ))
-            })?,
+            .ok_or_else(|| Error::Context { name: name.clone() })?,
     };
     let cluster_name = given(flags.cluster.as_ref()).unwrap_or(context.cluster);
     let cluster = merged
@@ -179,9 +181,7 @@ fn select(merged: &Kubeconfig, flags: &ConnectionFlags) -> Result<Selection, Fai
         .iter()
         .find(|entry| entry.name == user_name);
     if user.is_none() && given(flags.user.as_ref()).is_some() {
-        return Err(Failure::error(format!(
-            "auth info {user_name:?} does not exist"
-        )));
+        return Err(Error::User { name: user_name }.into());
     }
     Ok(Selection {
         cluster: cluster
@@ -197,7 +197,8 @@ fn select(merged: &Kubeconfig, flags: &ConnectionFlags) -> Result<Selection, Fai
 }
 
 fn no_server(cluster: &str) -> Failure {
-    Failure::error(format!("no server found for cluster {cluster:?}"))
+    let cluster = cluster.to_owned();
+    Error::NoServer { cluster }.into()
 }
 
 fn overlay_cluster(cluster: &mut Cluster, flags: &ConnectionFlags) -> Result<(), Failure> {
@@ -237,7 +238,7 @@ fn overlay_cluster(cluster: &mut Cluster, flags: &ConnectionFlags) -> Result<(),
 }
 
 fn insecure_with_authority() -> Failure {
-    Failure::error("specifying a root certificates file with the insecure flag is not allowed")
+    Error::InsecureWithAuthority.into()
 }
 
 async fn from_selection(
@@ -281,12 +282,11 @@ async fn from_selection(
     };
     let mut config = Config::from_custom_kubeconfig(synthetic, &KubeConfigOptions::default())
         .await
-        .map_err(|error| Failure::error(format!("invalid configuration: {error}")))?;
+        .map_err(|error| Error::Configuration {
+            reason: error.to_string(),
+        })?;
     config.proxy_url = match proxy {
-        Some(url) => Some(
-            url.parse()
-                .map_err(|_| Failure::error(format!("invalid proxy URL {url:?}")))?,
-        ),
+        Some(url) => Some(url.parse().map_err(|_| Error::Proxy { url: url.clone() })?),
         None => None,
     };
     Ok(config)
@@ -296,9 +296,8 @@ async fn from_selection(
 fn server_url(selection: &Selection, flags: &ConnectionFlags) -> Result<Uri, Failure> {
     let server = selection.cluster.server.clone().unwrap_or_default();
     let bad = || {
-        Failure::error(format!(
-            "host must be a URL or a host:port pair: {server:?}"
-        ))
+        let server = server.clone();
+        Failure::from(Error::Host { server })
     };
     let url = if server.contains("://") {
         server.clone()
@@ -346,7 +345,7 @@ fn no_configuration(paths: &[PathBuf]) -> Failure {
     } else {
         tried.join(", ")
     };
-    Failure::error("no configuration: no API server is named by a kubeconfig file, a flag or a pod's service account")
+    Failure::from(Error::NoConfiguration)
         .with_hint(format!("Tried: {tried}"))
         .with_hint("Set KUBECONFIG, or pass --kubeconfig or --server.")
 }

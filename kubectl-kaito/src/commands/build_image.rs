@@ -19,6 +19,45 @@ use crate::output::printer::Printer;
 /// Keys of secrets with registry credentials.
 const DOCKER_CONFIG: &str = ".dockerconfigjson";
 
+/// Why no image is made, or no Workspace of it; what goes wrong while it is made, the image builder says itself.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// A Workspace of an image that is nowhere.
+    #[error("--apply needs --push: a Workspace uses an image in a registry")]
+    ApplyWithoutPush,
+    /// The thread of the image builder is gone.
+    #[error("the image builder ended early")]
+    EndedEarly(#[source] tokio::task::JoinError),
+    /// A secret of another kind.
+    #[error("the secret {secret} has no {DOCKER_CONFIG}")]
+    OtherSecret {
+        /// Its namespace and name.
+        secret: String,
+    },
+    /// A secret that cannot be read.
+    #[error("{DOCKER_CONFIG} of the secret {secret} is not what docker writes")]
+    BadSecret {
+        /// Its namespace and name.
+        secret: String,
+    },
+    /// An image that no Workspace uses, such as a program.
+    #[error("nothing was applied: no Workspace uses an image of this kind")]
+    NothingToApply,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let failure = Self::of(&error);
+        match error {
+            Error::OtherSecret { .. } => failure.with_hint(
+                "Make one with: kubectl create secret docker-registry NAME --docker-server=… --docker-username=… \
+                 --docker-password=…",
+            ),
+            _ => failure,
+        }
+    }
+}
+
 /// Flags of `build-image`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
@@ -78,9 +117,7 @@ impl Output for Streams {
 /// Whatever keeps the image from being there; refusals of the server.
 pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     if args.apply.is_some() && !args.build.push {
-        return Err(Failure::error(
-            "--apply needs --push: a Workspace uses an image in a registry",
-        ));
+        return Err(Error::ApplyWithoutPush.into());
     }
     let credentials = match &args.registry_secret {
         Some(name) => credentials(name, context).await?,
@@ -131,9 +168,7 @@ where
     });
     match thread.await {
         Ok(result) => result.map_err(failure_of),
-        Err(error) => Err(Failure::error(format!(
-            "the image builder ended early: {error}"
-        ))),
+        Err(error) => Err(Error::EndedEarly(error).into()),
     }
 }
 
@@ -176,16 +211,12 @@ async fn credentials(
         .data
         .as_ref()
         .and_then(|data| data.get(DOCKER_CONFIG))
-        .ok_or_else(|| {
-            Failure::error(format!("the secret {namespace}/{name} has no {DOCKER_CONFIG}")).with_hint(
-                "Make one with: kubectl create secret docker-registry NAME --docker-server=… --docker-username=… \
-                 --docker-password=…",
-            )
+        .ok_or_else(|| Error::OtherSecret {
+            secret: format!("{namespace}/{name}"),
         })?;
     parse_config(&config.0).ok_or_else(|| {
-        Failure::error(format!(
-            "{DOCKER_CONFIG} of the secret {namespace}/{name} is not what docker writes"
-        ))
+        let secret = format!("{namespace}/{name}");
+        Error::BadSecret { secret }.into()
     })
 }
 
@@ -226,9 +257,7 @@ fn host_of(server: &str) -> String {
 }
 
 async fn apply(name: &str, built: Built, context: &Context) -> Result<Exit, Failure> {
-    let mut object = built.workspace.ok_or_else(|| {
-        Failure::error("nothing was applied: no Workspace uses an image of this kind")
-    })?;
+    let mut object = built.workspace.ok_or(Error::NothingToApply)?;
     let cluster = Cluster::connect(context).await?;
     rename(&mut object, name, cluster.namespace());
     let version = object

@@ -16,6 +16,54 @@ use crate::output::escape;
 use crate::output::format::{Format, OutputFlag};
 use crate::waiting;
 
+/// Why something is not deleted.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// No object and no selector.
+    #[error("resource(s) were provided, but no name was specified")]
+    NoName,
+    /// An object and a selector.
+    #[error("name cannot be provided when a selector is specified")]
+    NameAndSelector,
+    /// The server does not know the kind.
+    #[error("no matches for kind {kind:?} in version {version:?}")]
+    Kind {
+        /// The kind.
+        kind: String,
+        /// Group and version.
+        version: String,
+    },
+    /// Files without objects.
+    #[error("no objects passed to delete")]
+    NoObjects,
+    /// The object is not there, in the server's words.
+    #[error("Error from server (NotFound): {resource} {name:?} not found")]
+    NotFound {
+        /// Its resource.
+        resource: String,
+        /// Its name.
+        name: String,
+    },
+    /// It is still there.
+    #[error("timed out waiting for the condition on {object}")]
+    StillThere {
+        /// Its resource and name.
+        object: String,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NoName => {
+                Self::of(&error).with_hint("Name the objects, or use -f, -l or --all.")
+            }
+            Error::NotFound { .. } => Self::verbatim(error),
+            _ => Self::of(&error),
+        }
+    }
+}
+
 /// Flags of `delete`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
@@ -88,15 +136,10 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let (kind, targets) = kinds::arguments(&args.names)?;
     let selecting = args.all || args.selector.is_some() || args.field_selector.is_some();
     if targets.is_empty() && args.source.filename.is_empty() && !selecting {
-        return Err(
-            Failure::error("resource(s) were provided, but no name was specified")
-                .with_hint("Name the objects, or use -f, -l or --all."),
-        );
+        return Err(Error::NoName.into());
     }
     if !targets.is_empty() && selecting {
-        return Err(Failure::error(
-            "name cannot be provided when a selector is specified",
-        ));
+        return Err(Error::NameAndSelector.into());
     }
     let cluster = Cluster::connect(context).await?;
     let mut victims: Vec<Victim> = targets
@@ -159,10 +202,9 @@ async fn of_files(
         let text = |keys: &[&str]| document.tree.text(keys).unwrap_or_default();
         let (version, kind) = (text(&["apiVersion"]), text(&["kind"]));
         let found = resolver.resolve(cluster, version, kind).await?;
-        let kind = found.ok_or_else(|| {
-            Failure::error(format!(
-                "no matches for kind {kind:?} in version {version:?}"
-            ))
+        let kind = found.ok_or_else(|| Error::Kind {
+            kind: kind.to_owned(),
+            version: version.to_owned(),
         })?;
         let own = text(&["metadata", "namespace"]);
         let namespace = if own.is_empty() {
@@ -178,7 +220,7 @@ async fn of_files(
         });
     }
     if victims.is_empty() {
-        return Err(Failure::error("no objects passed to delete"));
+        return Err(Error::NoObjects.into());
     }
     Ok(victims)
 }
@@ -292,18 +334,14 @@ impl Deletion<'_> {
 }
 
 fn not_found(victim: &Victim) -> Failure {
-    Failure::verbatim(format!(
-        "Error from server (NotFound): {} {:?} not found",
-        victim.kind.resource_name(),
-        victim.name
-    ))
+    let (resource, name) = (victim.kind.resource_name(), victim.name.clone());
+    Error::NotFound { resource, name }.into()
 }
 
 fn still_there(victim: &Victim, holders: &str) -> Failure {
-    let failure = Failure::error(format!(
-        "timed out waiting for the condition on {}/{}",
-        victim.kind.resource.plural, victim.name
-    ));
+    let failure = Failure::from(Error::StillThere {
+        object: format!("{}/{}", victim.kind.resource.plural, victim.name),
+    });
     let failure = if holders.is_empty() {
         failure
     } else {

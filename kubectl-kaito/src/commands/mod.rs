@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod build_image;
 pub mod chat;
+pub mod completion;
 pub mod delete;
 pub mod get;
 pub mod install;
@@ -54,6 +55,8 @@ pub enum Command {
     Install(install::Args),
     /// Remove kaito from the cluster
     Uninstall(uninstall::Args),
+    /// Complete commands, flags and names in shells
+    Completion(completion::Args),
     /// Print the versions of this program, the server and the installed CRDs
     Version(version::Args),
     /// List the connection flags that every command takes
@@ -87,6 +90,7 @@ pub async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Logs(args) => Box::pin(logs::run(&args, context)).await,
         Command::Chat(args) => Box::pin(chat::run(&args, context)).await,
         Command::Version(args) => Box::pin(version::run(&args, context)).await,
+        Command::Completion(args) => completion::run(&args, context),
         Command::Options(args) => options::run(&args, context),
     }
 }

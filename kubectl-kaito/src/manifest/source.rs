@@ -21,6 +21,61 @@ const URL_TRIES: u32 = 3;
 /// Redirects that are followed.
 const MAX_REDIRECTS: u32 = 5;
 
+/// Why a manifest cannot be had.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// No file of this name.
+    #[error("the path {path:?} does not exist")]
+    Missing {
+        /// As typed.
+        path: String,
+    },
+    /// A file or a stream that cannot be read.
+    #[error("cannot read {name:?}")]
+    Unreadable {
+        /// Its name.
+        name: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory without manifests.
+    #[error("error reading [{path}]: recognized file extensions are [.json .yaml .yml]")]
+    NoManifest {
+        /// The directory.
+        path: String,
+    },
+    /// An address that was not even tried.
+    #[error("unable to read URL {url:?}")]
+    Url {
+        /// As typed.
+        url: String,
+    },
+    /// An address that gives nothing.
+    #[error("unable to read URL {url:?}: {reason}")]
+    NotServed {
+        /// The address, perhaps one that another led to.
+        url: String,
+        /// What was answered, or that nothing was.
+        reason: String,
+    },
+    /// Text that is no address.
+    #[error("the URL {url:?} cannot be used")]
+    BadUrl {
+        /// As typed.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: url::ParseError,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::of(&error)
+    }
+}
+
 /// Which inputs a command reads.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct SourceFlags {
@@ -50,18 +105,17 @@ pub async fn load(flags: &SourceFlags, context: &Context) -> Result<Vec<Input>, 
     for name in &flags.filename {
         if name == "-" {
             inputs.push(
-                bounded("-", io::stdin().lock(), None).map_err(|error| unreadable("-", &error))?,
+                bounded("-", io::stdin().lock(), None).map_err(|error| unreadable("-", error))?,
             );
         } else if name.starts_with("http://") || name.starts_with("https://") {
             inputs.push(fetch(name, context).await?);
         } else {
             for path in files(Path::new(name), flags.recursive)? {
                 let shown = path.display().to_string();
-                let file =
-                    std::fs::File::open(&path).map_err(|error| unreadable(&shown, &error))?;
+                let file = std::fs::File::open(&path).map_err(|error| unreadable(&shown, error))?;
                 let length = file.metadata().ok().map(|metadata| metadata.len());
                 inputs.push(
-                    bounded(&shown, file, length).map_err(|error| unreadable(&shown, &error))?,
+                    bounded(&shown, file, length).map_err(|error| unreadable(&shown, error))?,
                 );
             }
         }
@@ -69,18 +123,19 @@ pub async fn load(flags: &SourceFlags, context: &Context) -> Result<Vec<Input>, 
     Ok(inputs)
 }
 
-fn unreadable(name: &str, error: &io::Error) -> Failure {
-    Failure::error(format!("cannot read {name:?}: {error}"))
+fn unreadable(name: &str, source: io::Error) -> Failure {
+    let name = name.to_owned();
+    Error::Unreadable { name, source }.into()
 }
 
 /// The path itself when it is a file, else the manifests in it.
 fn files(path: &Path, recursive: bool) -> Result<Vec<PathBuf>, Failure> {
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::error(format!(
-            "the path {:?} does not exist",
-            path.display().to_string()
-        )),
-        _ => unreadable(&path.display().to_string(), &error),
+        io::ErrorKind::NotFound => {
+            let path = path.display().to_string();
+            Error::Missing { path }.into()
+        }
+        _ => unreadable(&path.display().to_string(), error),
     })?;
     if !metadata.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -89,16 +144,14 @@ fn files(path: &Path, recursive: bool) -> Result<Vec<PathBuf>, Failure> {
     collect(path, recursive, &mut found)?;
     found.sort();
     if found.is_empty() {
-        return Err(Failure::error(format!(
-            "error reading [{}]: recognized file extensions are [.json .yaml .yml]",
-            path.display()
-        )));
+        let path = path.display().to_string();
+        return Err(Error::NoManifest { path }.into());
     }
     Ok(found)
 }
 
 fn collect(directory: &Path, recursive: bool, found: &mut Vec<PathBuf>) -> Result<(), Failure> {
-    let failed = |error: io::Error| unreadable(&directory.display().to_string(), &error);
+    let failed = |error: io::Error| unreadable(&directory.display().to_string(), error);
     for entry in std::fs::read_dir(directory).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         // A link to a directory could lead back here: only real ones are searched.
@@ -178,7 +231,10 @@ fn mib(bytes: u64) -> String {
 }
 
 async fn fetch(url: &str, context: &Context) -> Result<Input, Failure> {
-    let mut last = Failure::error(format!("unable to read URL {url:?}"));
+    let mut last = Error::Url {
+        url: url.to_owned(),
+    }
+    .into();
     for attempt in 1..=URL_TRIES {
         match follow(url, context).await {
             Ok(bytes) => {
@@ -205,7 +261,7 @@ enum Fetch {
 }
 
 async fn follow(url: &str, context: &Context) -> Result<Vec<u8>, Fetch> {
-    let mut current = url::Url::parse(url).map_err(|error| Fetch::Final(bad_url(url, &error)))?;
+    let mut current = url::Url::parse(url).map_err(|error| Fetch::Final(bad_url(url, error)))?;
     for _ in 0..=MAX_REDIRECTS {
         let response = get(&current, context).await?;
         let status = response.status();
@@ -218,7 +274,7 @@ async fn follow(url: &str, context: &Context) -> Result<Vec<u8>, Fetch> {
                 target.ok_or_else(|| Fetch::Final(not_served(url, &status.to_string())))?;
             current = current
                 .join(target)
-                .map_err(|error| Fetch::Final(bad_url(target, &error)))?;
+                .map_err(|error| Fetch::Final(bad_url(target, error)))?;
             continue;
         }
         if !status.is_success() {
@@ -284,11 +340,13 @@ async fn body(url: &str, mut body: Body) -> Result<Vec<u8>, Fetch> {
 }
 
 fn not_served(url: &str, reason: &str) -> Failure {
-    Failure::error(format!("unable to read URL {url:?}: {reason}"))
+    let (url, reason) = (url.to_owned(), reason.to_owned());
+    Error::NotServed { url, reason }.into()
 }
 
-fn bad_url(url: &str, error: &url::ParseError) -> Failure {
-    Failure::error(format!("the URL {url:?} cannot be used: {error}"))
+fn bad_url(url: &str, source: url::ParseError) -> Failure {
+    let url = url.to_owned();
+    Error::BadUrl { url, source }.into()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::output::printer::Printer;
 use crate::output::table::Headers;
 
 /// Formats of composite answers.
-const FORMATS: &[&str] = &["json", "jsonpath", "table", "yaml"];
+pub const FORMATS: &[&str] = &["json", "jsonpath", "table", "yaml"];
 
 /// Reads `-o` of a composite answer; `table` is the default.
 ///

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Event, Node, NodeCondition, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kaito_api::{NodeClaim, Workspace, names};
 use kube::ResourceExt;
@@ -185,6 +185,15 @@ pub fn node_of_claim(claim: &NodeClaim) -> Option<String> {
         .as_ref()
         .and_then(|status| status.node_name.clone())
         .filter(|name| !name.is_empty())
+}
+
+/// What kubelet says of a node's readiness.
+#[must_use]
+pub fn readiness_of_node(node: &Node) -> Option<&NodeCondition> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready")
 }
 
 /// Name of the node that a pod runs on.

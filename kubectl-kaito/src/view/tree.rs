@@ -6,7 +6,7 @@ use kaito_api::NodeClaim;
 use kube::ResourceExt;
 use serde::Serialize;
 
-use super::facts::{Facts, claim_of_node, created, node_of, node_of_claim};
+use super::facts::{Facts, claim_of_node, created, node_of, node_of_claim, readiness_of_node};
 use super::phase::claim_stage;
 use super::{pod, summary};
 
@@ -119,14 +119,7 @@ fn nodes_without_claim(facts: &Facts) -> Vec<Branch> {
 }
 
 fn node_branch(node: &Node) -> Branch {
-    let conditions = node
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_deref())
-        .unwrap_or_default();
-    let ready = conditions
-        .iter()
-        .find(|condition| condition.type_ == "Ready");
+    let ready = readiness_of_node(node);
     let cordoned = node
         .spec
         .as_ref()
@@ -142,63 +135,47 @@ fn node_branch(node: &Node) -> Branch {
 }
 
 fn workloads(facts: &Facts) -> Vec<Branch> {
-    let mut found = Vec::new();
-    for item in &facts.deployments {
-        let wanted = item
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.replicas)
-            .unwrap_or(1);
-        let have = item
-            .status
-            .as_ref()
-            .and_then(|status| status.ready_replicas)
-            .unwrap_or_default();
-        found.push(branch(
-            "Deployment",
-            item,
-            &format!("{have}/{wanted}"),
-            replica_word(have, wanted),
-        ));
-    }
-    for item in &facts.stateful_sets {
-        let wanted = item
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.replicas)
-            .unwrap_or(1);
-        let have = item
-            .status
-            .as_ref()
-            .and_then(|status| status.ready_replicas)
-            .unwrap_or_default();
-        found.push(branch(
-            "StatefulSet",
-            item,
-            &format!("{have}/{wanted}"),
-            replica_word(have, wanted),
-        ));
-    }
-    for item in &facts.jobs {
-        let wanted = item
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.completions)
-            .unwrap_or(1);
-        let have = item
-            .status
-            .as_ref()
-            .and_then(|status| status.succeeded)
-            .unwrap_or_default();
-        found.push(branch(
-            "Job",
-            item,
-            &format!("{have}/{wanted}"),
-            &job_word(item),
-        ));
-    }
+    let deployments = facts.deployments.iter().map(|item| {
+        let wanted = item.spec.as_ref().and_then(|spec| spec.replicas);
+        let status = item.status.as_ref();
+        let ready = status.and_then(|status| status.ready_replicas);
+        replicas("Deployment", item, ready, wanted)
+    });
+    let stateful_sets = facts.stateful_sets.iter().map(|item| {
+        let wanted = item.spec.as_ref().and_then(|spec| spec.replicas);
+        let status = item.status.as_ref();
+        let ready = status.and_then(|status| status.ready_replicas);
+        replicas("StatefulSet", item, ready, wanted)
+    });
+    let jobs = facts.jobs.iter().map(|item| {
+        let wanted = item.spec.as_ref().and_then(|spec| spec.completions);
+        let status = item.status.as_ref();
+        let succeeded = status.and_then(|status| status.succeeded);
+        let ready = share(succeeded, wanted);
+        branch("Job", item, &ready, &job_word(item))
+    });
+    let mut found = deployments.chain(stateful_sets).chain(jobs).collect();
     attach_pods(facts, &mut found);
     found
+}
+
+/// How many of the pods that are wanted (one, unless the workload says otherwise) are there.
+fn share(have: Option<i32>, wanted: Option<i32>) -> String {
+    format!("{}/{}", have.unwrap_or_default(), wanted.unwrap_or(1))
+}
+
+fn replicas(
+    kind: &'static str,
+    item: &impl ResourceExt,
+    ready: Option<i32>,
+    wanted: Option<i32>,
+) -> Branch {
+    let word = if ready.unwrap_or_default() >= wanted.unwrap_or(1) {
+        "Available"
+    } else {
+        "Progressing"
+    };
+    branch(kind, item, &share(ready, wanted), word)
 }
 
 /// Pods go below the workload that owns them; there is at most one of the three kinds at a time except while one is
@@ -236,14 +213,6 @@ fn pod_branch(item: &k8s_openapi::api::core::v1::Pod) -> Branch {
     Branch {
         restarts: Some(state.restarts),
         ..branch("Pod", item, &state.ready, &reason)
-    }
-}
-
-const fn replica_word(have: i32, wanted: i32) -> &'static str {
-    if have >= wanted {
-        "Available"
-    } else {
-        "Progressing"
     }
 }
 

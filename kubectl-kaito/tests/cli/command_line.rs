@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use crate::support::Plugin;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "apply",
     "get",
     "status",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 12] = [
     "delete",
     "install",
     "uninstall",
+    "completion",
     "version",
     "options",
 ];
@@ -37,60 +38,62 @@ fn without_a_command_the_help_is_printed() {
     assert!(run.stdout.contains("Usage: kubectl kaito"), "{run:?}");
 }
 
+/// Command lines that are wrong, and what is said about each.
+const WRONG: [(&[&str], &str); 11] = [
+    (
+        &["get", "--foo"],
+        "Error: unknown flag: --foo\nSee 'kubectl kaito get --help' for usage.\n",
+    ),
+    (
+        &["get", "-x"],
+        "Error: unknown shorthand flag: 'x' in -x\nSee 'kubectl kaito get --help' for usage.\n",
+    ),
+    (
+        &["get", "--watch=maybe"],
+        "Error: invalid argument \"maybe\" for \"-w, --watch\" flag: strconv.ParseBool: parsing \"maybe\": invalid \
+             syntax\nSee 'kubectl kaito get --help' for usage.\n",
+    ),
+    (
+        &["wait", "a", "--timeout", "5"],
+        "Error: invalid argument \"5\" for \"--timeout\" flag: time: missing unit in duration \"5\"\nSee 'kubectl \
+             kaito wait --help' for usage.\n",
+    ),
+    (
+        &["frob"],
+        "Error: unknown command \"frob\" for \"kubectl kaito\"\nSee 'kubectl kaito --help' for usage.\n",
+    ),
+    (
+        &["aply"],
+        "Error: unknown command \"aply\" for \"kubectl kaito\"\n\nDid you mean this?\n\tapply\n\nSee 'kubectl kaito \
+             --help' for usage.\n",
+    ),
+    (
+        &["get", "-n"],
+        "Error: flag needs an argument: -n, --namespace\nSee 'kubectl kaito get --help' for usage.\n",
+    ),
+    (
+        &["get", "-o", "bogus"],
+        "error: unable to match a printer suitable for the output format \"bogus\", allowed formats are: \
+             custom-columns,json,jsonpath,name,wide,yaml\n",
+    ),
+    (
+        &["apply", "-f", "x", "--dry-run=x"],
+        "error: Invalid dry-run value (x). Must be \"none\", \"server\", or \"client\".\n",
+    ),
+    (
+        &["apply", "-f", "missing.yaml"],
+        "error: the path \"missing.yaml\" does not exist\n",
+    ),
+    (
+        &["get", "rag/a"],
+        "error: the server doesn't have a resource type \"rag\"\n",
+    ),
+];
+
 #[test]
 fn usage_errors_have_the_shape_and_exit_status_of_kubectl() {
-    let table: [(&[&str], &str); 11] = [
-        (
-            &["get", "--foo"],
-            "Error: unknown flag: --foo\nSee 'kubectl kaito get --help' for usage.\n",
-        ),
-        (
-            &["get", "-x"],
-            "Error: unknown shorthand flag: 'x' in -x\nSee 'kubectl kaito get --help' for usage.\n",
-        ),
-        (
-            &["get", "--watch=maybe"],
-            "Error: invalid argument \"maybe\" for \"-w, --watch\" flag: strconv.ParseBool: parsing \"maybe\": invalid \
-             syntax\nSee 'kubectl kaito get --help' for usage.\n",
-        ),
-        (
-            &["wait", "a", "--timeout", "5"],
-            "Error: invalid argument \"5\" for \"--timeout\" flag: time: missing unit in duration \"5\"\nSee 'kubectl \
-             kaito wait --help' for usage.\n",
-        ),
-        (
-            &["frob"],
-            "Error: unknown command \"frob\" for \"kubectl kaito\"\nSee 'kubectl kaito --help' for usage.\n",
-        ),
-        (
-            &["aply"],
-            "Error: unknown command \"aply\" for \"kubectl kaito\"\n\nDid you mean this?\n\tapply\n\nSee 'kubectl kaito \
-             --help' for usage.\n",
-        ),
-        (
-            &["get", "-n"],
-            "Error: flag needs an argument: -n, --namespace\nSee 'kubectl kaito get --help' for usage.\n",
-        ),
-        (
-            &["get", "-o", "bogus"],
-            "error: unable to match a printer suitable for the output format \"bogus\", allowed formats are: \
-             custom-columns,json,jsonpath,name,wide,yaml\n",
-        ),
-        (
-            &["apply", "-f", "x", "--dry-run=x"],
-            "error: Invalid dry-run value (x). Must be \"none\", \"server\", or \"client\".\n",
-        ),
-        (
-            &["apply", "-f", "missing.yaml"],
-            "error: the path \"missing.yaml\" does not exist\n",
-        ),
-        (
-            &["get", "rag/a"],
-            "error: the server doesn't have a resource type \"rag\"\n",
-        ),
-    ];
     let plugin = Plugin::new();
-    for (arguments, expected) in table {
+    for (arguments, expected) in WRONG {
         let run = plugin.run(arguments);
         assert_eq!(
             (run.code, run.stdout.as_str(), run.stderr.as_str()),
@@ -98,6 +101,54 @@ fn usage_errors_have_the_shape_and_exit_status_of_kubectl() {
             "{arguments:?}"
         );
     }
+}
+
+#[test]
+fn formats_that_are_not_there_are_refused_and_those_that_are_there_named() {
+    let plugin = Plugin::new();
+    for (command, formats) in [
+        (&["get"][..], "custom-columns,json,jsonpath,name,wide,yaml"),
+        (&["status", "phi"], "json,jsonpath,table,yaml"),
+        (&["why", "phi"], "json,jsonpath,table,yaml"),
+        (&["version", "--client"], "json,jsonpath,yaml"),
+    ] {
+        for format in ["go-template={{.metadata.name}}", "go-template-file=x"] {
+            let run = plugin.run(&[command, &["-o", format]].concat());
+            assert_eq!((run.code, run.stdout.as_str()), (1, ""), "{command:?}");
+            let allowed = format!("allowed formats are: {formats}\n");
+            assert!(run.stderr.ends_with(&allowed), "{}", run.stderr);
+        }
+    }
+}
+
+#[test]
+fn scripts_for_shells_name_the_commands() {
+    let plugin = Plugin::new();
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let run = plugin.run(&["completion", shell]);
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{shell}");
+        for word in ["kubectl-kaito", "build-image", "instance-type"] {
+            assert!(run.stdout.contains(word), "{shell}: no {word}");
+        }
+    }
+}
+
+#[test]
+fn the_script_for_bash_completes_in_bash() {
+    let plugin = Plugin::new();
+    plugin.file("script", plugin.run(&["completion", "bash"]).stdout);
+    let ask = r#"source ./script
+        function=$(complete -p kubectl-kaito | sed 's/.*-F \([^ ]*\).*/\1/')
+        COMP_WORDS=(kubectl-kaito sta) COMP_CWORD=1
+        $function kubectl-kaito sta kubectl-kaito
+        echo "${COMPREPLY[@]}""#;
+    let said = std::process::Command::new("bash")
+        .args(["-c", ask])
+        .current_dir(plugin.home())
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&said.stdout);
+    assert_eq!(words, "status\n", "{said:?}");
 }
 
 #[test]

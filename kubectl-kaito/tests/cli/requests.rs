@@ -294,3 +294,45 @@ fn manifests_come_from_urls_too() {
     assert_eq!(run.code, 1);
     assert!(run.stderr.contains("unable to read URL"), "{}", run.stderr);
 }
+
+/// What the completion of a line printed.
+fn completed(line: &[&str]) -> String {
+    let run = Plugin::new().run(&[&["__complete"], line].concat());
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{line:?}");
+    run.stdout
+}
+
+#[test]
+fn names_are_completed_from_the_server_and_namespace_of_the_line() {
+    let server = Server::start(|_, _| {
+        let names = json!({
+            "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {},
+            "items": [{"metadata": {"name": "phi"}}, {"metadata": {"name": "falcon"}}, {"metadata": {"name": "phi-two"}}],
+        });
+        (200, Vec::new(), names.to_string())
+    });
+    let flags = ["-n", "team", "--server", &server.url];
+    let complete =
+        |command: &str, typed: &str| completed(&[&[command], &flags[..], &[typed]].concat());
+    assert_eq!(complete("status", "ph"), "phi\nphi-two\n:4\n");
+    assert_eq!(complete("get", "workspace/f"), "workspace/falcon\n:4\n");
+    assert_eq!(
+        complete("delete", "nodeclaim/p"),
+        "nodeclaim/phi\nnodeclaim/phi-two\n:4\n"
+    );
+    let lines: Vec<String> = server.requests().into_iter().map(|one| one.line).collect();
+    assert!(
+        lines[0].contains("/namespaces/team/workspaces?"),
+        "{lines:?}"
+    );
+    assert!(lines[2].contains("/nodeclaims?"), "{lines:?}");
+}
+
+#[test]
+fn completion_of_a_server_that_refuses_or_never_answers_is_empty_and_silent() {
+    let server = Server::start(|_, _| status(403, "Forbidden", "not you"));
+    assert_eq!(completed(&["get", "--server", &server.url, ""]), ":4\n");
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", deaf.local_addr().unwrap());
+    assert_eq!(completed(&["get", "--server", &url, ""]), ":4\n");
+}

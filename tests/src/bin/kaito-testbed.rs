@@ -13,7 +13,7 @@ use kaito_tests::device_plugin::{DevicePlugin, GPU};
 use kaito_tests::node::{self, Files, Node, Trainer, cage};
 #[cfg(target_os = "linux")]
 use kaito_tests::programs;
-use kaito_tests::{ControlPlane, Options, model, supervise};
+use kaito_tests::{ControlPlane, Options, ending, model, supervise};
 #[cfg(target_os = "linux")]
 use tokio::runtime::Builder;
 use tokio::runtime::Runtime;
@@ -103,13 +103,7 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             result
         });
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ending::of(result)
 }
 
 /// A node moves its thread into its network, so there it must be the only one.

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use super::cache::{Error, HEARTBEAT, POLL, Staging, check_interrupt, failed, report};
+use super::cache::{Error, HEARTBEAT, POLL, Staging, check_interrupt, report};
+use crate::file_error::failed;
 use crate::supervise::{Launch, Supervised, tail};
 
 /// Oldest Go that the pinned modules accept, as major and minor.
@@ -64,9 +65,8 @@ impl Build<'_> {
             });
         }
         if !staging.output().is_file() {
-            return Err(failed("find", &staging.output())(
-                std::io::ErrorKind::NotFound.into(),
-            ));
+            let missing = std::io::ErrorKind::NotFound.into();
+            return Err(failed("find", &staging.output())(missing).into());
         }
         report(&format!(
             "{}: built in {} s",

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::file_error::{FileError, failed};
 use crate::supervise;
 
 /// Time between two signs of life while waiting.
@@ -37,16 +38,8 @@ pub(super) fn check_interrupt() -> Result<(), Error> {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file operation failed.
-    #[error("cannot {what} {}", path.display())]
-    File {
-        /// The operation, as a verb.
-        what: &'static str,
-        /// Its object.
-        path: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The process was asked to end.
     #[error("interrupted; run it again to go on with what is missing")]
     Interrupted,
@@ -166,7 +159,9 @@ impl Cache {
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
-                Err(TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
+                Err(TryLockError::Error(source)) => {
+                    return Err(failed("lock", &path)(source).into());
+                }
                 Err(TryLockError::WouldBlock) => {}
             }
             check_interrupt()?;
@@ -197,11 +192,6 @@ impl Cache {
 /// Prints one line of progress.
 pub(super) fn report(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
-}
-
-pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File { what, path, source }
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use kaito_api::{Workspace, conditions};
 use kube::Api;
 use serde_json::{Value, json};
 
-use super::Node;
+use super::{Node, Traces};
 use crate::cluster;
 use crate::fixture::{Namespace, apply_yaml, dump};
+use crate::reported;
 use crate::wait::wait_for;
 
 /// Name of the secret with the registry's password, in every namespace of a story.
@@ -34,7 +35,14 @@ stringData: {{.dockerconfigjson: '{config}'}}
 /// A namespace in which only pods of the `restricted` standard are admitted, with the pull secret.
 pub async fn restricted<'a>(node: &'a Node, prefix: &str) -> Namespace<'a> {
     let namespace = Namespace::create(node.plane(), prefix).await.unwrap();
-    let labelled = node
+    restrict(&namespace);
+    namespace.apply(&pull_secret(node)).await.unwrap();
+    namespace
+}
+
+/// From now on only pods of the `restricted` standard are admitted to the namespace.
+pub fn restrict(namespace: &Namespace<'_>) {
+    let labelled = namespace
         .plane()
         .kubectl_command()
         .args(["label", "namespace", namespace.name()])
@@ -42,8 +50,6 @@ pub async fn restricted<'a>(node: &'a Node, prefix: &str) -> Namespace<'a> {
         .output()
         .unwrap();
     text(&labelled);
-    namespace.apply(&pull_secret(node)).await.unwrap();
-    namespace
 }
 
 /// Installs our parts as a user would, by the plugin: the scheduler from `image`, on existing nodes only, with `flags`
@@ -69,6 +75,19 @@ pub async fn install(node: &Node, image: &str, flags: &[String]) {
         dump(node.plane(), system);
     }
     text(&output);
+}
+
+/// The flag of `install` that names the image of a program, which is built and pushed.
+#[must_use]
+pub fn image_flag(node: &Node, flag: &str, program: &str) -> String {
+    format!("--{flag}-image={}", node.build_program(program).unwrap())
+}
+
+/// Takes the node down, and finds nothing that it has left.
+pub fn stop(node: Node) {
+    let identity = node.identity();
+    node.stop().unwrap();
+    assert_eq!(identity.traces().unwrap(), Traces::default());
 }
 
 /// The plugin by way of kubectl, as users call it, in a namespace.
@@ -99,17 +118,21 @@ pub async fn wait_for_condition(
     limit: Duration,
 ) {
     let workspaces: Api<Workspace> = namespace.api();
-    let has = |workspace: Option<&Workspace>| {
-        let status = workspace.and_then(|workspace| workspace.status.as_ref());
-        let list = status.and_then(|status| status.conditions.as_deref());
-        conditions::is_true(list.unwrap_or_default(), kind)
-    };
-    let waited = wait_for(&workspaces, name, kind, limit, has).await;
-    waited.unwrap();
+    let what = format!("{kind} of {name} is true");
+    let waited = wait_for(&workspaces, name, &what, limit, |found| {
+        reported::is_true(found, kind)
+    });
+    waited.await.unwrap();
+}
+
+/// Waits until a Workspace serves, and gives the address of its Service.
+pub async fn served(namespace: &Namespace<'_>, name: &str, limit: Duration) -> String {
+    wait_for_condition(namespace, name, conditions::WORKSPACE_READY, limit).await;
+    address(namespace, name).await
 }
 
 /// Address of a Workspace's Service.
-pub async fn address(namespace: &Namespace<'_>, name: &str) -> String {
+async fn address(namespace: &Namespace<'_>, name: &str) -> String {
     let services: Api<Service> = namespace.api();
     let service = services.get(name).await.unwrap();
     service.spec.unwrap().cluster_ip.unwrap()

@@ -100,9 +100,7 @@ async fn a_gpu_is_given_to_one_pod_only(namespace: &Namespace<'_>, image: &str) 
     pods.delete("second", &DeleteParams::default())
         .await
         .unwrap();
-    wait_for_all(&pods, "", "both are gone", LIMIT, <[Pod]>::is_empty)
-        .await
-        .unwrap();
+    wait_for_none(&pods, "both are gone", LIMIT).await.unwrap();
 }
 
 fn own_server(image: &str) -> String {
@@ -125,11 +123,6 @@ inference:
           readinessProbe: {{httpGet: {{path: /index.html, port: 5000}}, periodSeconds: 1}}
 "
     )
-}
-
-fn condition<'a>(workspace: Option<&'a Workspace>, kind: &str) -> Option<&'a Condition> {
-    let list = workspace?.status.as_ref()?.conditions.as_ref()?;
-    list.iter().find(|condition| condition.type_ == kind)
 }
 
 fn gates(pod: &Pod) -> Vec<String> {
@@ -163,27 +156,40 @@ async fn workspace_runs(node: &Node, plugin: &DevicePlugin, image: &str) {
     namespace.apply(&pull_secret(node)).await.unwrap();
     set_gpus(node, plugin, 0).await;
     namespace.apply(&own_server(image)).await.unwrap();
-    let pods: Api<Pod> = namespace.api();
+    is_held_back(&namespace).await;
+    let started = Instant::now();
+    plugin.set_healthy(1);
+    gets_the_gpu(&namespace).await;
+    is_reported_ready(&namespace).await;
+    report("GPU there to Workspace ready", started);
+    let services: Api<Service> = namespace.api();
+    let service = services.get("own-server").await.unwrap().spec.unwrap();
+    let url = format!("http://{}/index.html", service.cluster_ip.unwrap());
+    assert_eq!(fetch(node, &url).await, "it works\n");
+    let started = Instant::now();
+    is_deleted(&namespace).await;
+    report("Workspace deleted", started);
+    drop(scheduler);
+}
+
+/// Without a GPU the Workspace says so, and its pod stays behind the gate.
+async fn is_held_back(namespace: &Namespace<'_>) {
     let workspaces: Api<Workspace> = namespace.api();
-    let blocked = |workspace: Option<&Workspace>| {
-        condition(workspace, conditions::PLACED).is_some_and(|found| found.reason == "NoNodeFits")
-    };
-    wait_for(
-        &workspaces,
-        "own-server",
-        "it waits for a GPU",
-        LIMIT,
-        blocked,
-    )
-    .await
-    .unwrap();
+    let (name, what) = ("own-server", "it waits for a GPU");
+    let blocked = |workspace: Option<&Workspace>| waits_for(workspace, "NoNodeFits");
+    wait_for(&workspaces, name, what, LIMIT, blocked)
+        .await
+        .unwrap();
+    let pods: Api<Pod> = namespace.api();
     wait_for_all(&pods, "", "its pod is held back", LIMIT, |all| {
         all.len() == 1 && gates(&all[0]) == ["kaito.sh/placement"] && node_of(&all[0]).is_none()
     })
     .await
     .unwrap();
-    let started = Instant::now();
-    plugin.set_healthy(1);
+}
+
+async fn gets_the_gpu(namespace: &Namespace<'_>) {
+    let pods: Api<Pod> = namespace.api();
     let found = wait_for_all(&pods, "", "its pod is ready", LIMIT, |all| {
         all.len() == 1 && is_ready(all.first())
     })
@@ -194,47 +200,32 @@ async fn workspace_runs(node: &Node, plugin: &DevicePlugin, image: &str) {
     assert_eq!(gates(pod), Vec::<String>::new());
     let log = pods.logs(&pod.name_any(), &LogParams::default()).await;
     assert_eq!(log.unwrap(), "given: pretended-0\n");
+}
 
-    let ready = |workspace: Option<&Workspace>| {
-        condition(workspace, conditions::WORKSPACE_READY)
-            .is_some_and(|found| found.status == "True")
-    };
-    let workspace = wait_for(&workspaces, "own-server", "it is ready", LIMIT, ready)
-        .await
-        .unwrap()
-        .unwrap();
-    report("GPU there to Workspace ready", started);
+async fn is_reported_ready(namespace: &Namespace<'_>) {
+    let workspaces: Api<Workspace> = namespace.api();
+    let ready = |workspace: Option<&Workspace>| is_true(workspace, conditions::WORKSPACE_READY);
+    let found = wait_for(&workspaces, "own-server", "it is ready", LIMIT, ready).await;
+    let workspace = found.unwrap().unwrap();
     let used = workspace.status.unwrap().worker_nodes.unwrap();
     assert_eq!(used, [node::NAME]);
+}
 
-    let services: Api<Service> = namespace.api();
-    let service = services.get("own-server").await.unwrap().spec.unwrap();
-    let url = format!("http://{}/index.html", service.cluster_ip.unwrap());
-    assert_eq!(fetch(node, &url).await, "it works\n");
-
-    let started = Instant::now();
+async fn is_deleted(namespace: &Namespace<'_>) {
+    let workspaces: Api<Workspace> = namespace.api();
     workspaces
         .delete("own-server", &DeleteParams::default())
         .await
         .unwrap();
-    wait_for(&workspaces, "own-server", "it is gone", LIMIT, |found| {
-        found.is_none()
-    })
-    .await
-    .unwrap();
-    wait_for_all(&pods, "", "its pod is gone", LIMIT, <[Pod]>::is_empty)
+    wait_for_none(&workspaces, "it is gone", LIMIT)
+        .await
+        .unwrap();
+    let pods: Api<Pod> = namespace.api();
+    wait_for_none(&pods, "its pod is gone", LIMIT)
         .await
         .unwrap();
     let deployments: Api<Deployment> = namespace.api();
-    wait_for_all(
-        &deployments,
-        "",
-        "its Deployment is gone",
-        LIMIT,
-        <[Deployment]>::is_empty,
-    )
-    .await
-    .unwrap();
-    report("Workspace deleted", started);
-    drop(scheduler);
+    wait_for_none(&deployments, "its Deployment is gone", LIMIT)
+        .await
+        .unwrap();
 }

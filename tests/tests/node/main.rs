@@ -15,15 +15,16 @@ use std::time::{Duration, Instant};
 use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, Node as NodeObject, Pod, Service};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kaito_api::{Workspace, conditions};
 use kaito_tests::binaries::{Binary, find_or_build};
 use kaito_tests::cluster;
 use kaito_tests::device_plugin::{DevicePlugin, GPU, VARIABLE};
 use kaito_tests::fixture::{Namespace, apply_yaml};
+use kaito_tests::node::story::{self, pull_secret, report, restrict};
 use kaito_tests::node::{self, Identity, Image, Node, Traces};
 use kaito_tests::programs;
-use kaito_tests::wait::{wait_for, wait_for_all};
+use kaito_tests::reported::{is_ready, is_true, waits_for};
+use kaito_tests::wait::{wait_for, wait_for_all, wait_for_none};
 use kube::api::{DeleteParams, LogParams};
 use kube::{Api, ResourceExt};
 use nix::sys::signal::{Signal, kill};
@@ -43,19 +44,6 @@ fn host_settings() -> Vec<String> {
     ];
     let read = |file: &&str| fs::read_to_string(Path::new("/proc/sys").join(file)).unwrap();
     files.iter().map(read).collect()
-}
-
-/// A secret that lets pods pull from the node's registry.
-fn pull_secret(node: &Node) -> String {
-    let config = node.registry().docker_config();
-    format!(
-        "apiVersion: v1
-kind: Secret
-metadata: {{name: registry}}
-type: kubernetes.io/dockerconfigjson
-stringData: {{.dockerconfigjson: '{config}'}}
-"
-    )
 }
 
 /// A pod as the `restricted` standard wants it, that serves its folder `/www` on port 8080.
@@ -111,14 +99,6 @@ spec:
     )
 }
 
-fn is_ready(pod: Option<&Pod>) -> bool {
-    let status = pod.and_then(|pod| pod.status.as_ref());
-    let list = status.and_then(|status| status.conditions.as_deref());
-    list.unwrap_or_default()
-        .iter()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
 async fn wait_for_ready(pods: &Api<Pod>, name: &str) -> Pod {
     let what = format!("pod {name} is ready");
     let found = wait_for(pods, name, &what, LIMIT, is_ready).await;
@@ -149,14 +129,8 @@ fn allocatable(object: Option<&NodeObject>, resource: &str) -> u64 {
 
 /// Takes the node down and looks for what it has left.
 fn stop(node: Node, before: &[String]) {
-    let identity = node.identity();
-    node.stop().unwrap();
-    assert_eq!(identity.traces().unwrap(), Traces::default());
+    story::stop(node);
     assert_eq!(host_settings(), before);
-}
-
-fn report(what: &str, since: Instant) {
-    println!("{what}: {:.1} s", since.elapsed().as_secs_f64());
 }
 
 #[tokio::test]
@@ -178,7 +152,7 @@ async fn a_restricted_pod_with_a_model_volume_serves_from_our_registry_and_nothi
     );
 
     let namespace = Namespace::create(node.plane(), "web").await.unwrap();
-    restrict(&node, namespace.name());
+    restrict(&namespace);
     let pods: Api<Pod> = namespace.api();
     let yaml = web_server(&server).replace("MODEL", &model);
 
@@ -192,30 +166,8 @@ async fn a_restricted_pod_with_a_model_volume_serves_from_our_registry_and_nothi
     wait_for_ready(&pods, "web").await;
     report("pod ready with the secret", started);
 
-    let lines: Vec<String> = pods
-        .log_stream("web", &LogParams::default())
-        .await
-        .unwrap()
-        .lines()
-        .try_collect()
-        .await
-        .unwrap();
-    assert_eq!(lines[0], "serving as 65532", "{lines:?}");
-    let text = execute(&namespace, "web", &["cat", "/model/weights"]);
-    assert_eq!(text, "0.1 0.2 0.3");
-    let written = execute(
-        &namespace,
-        "web",
-        &["sh", "-c", "touch /model/new 2>/dev/null || echo refused"],
-    );
-    assert_eq!(written, "refused\n");
-    let mount = execute(&namespace, "web", &["cat", "/proc/self/mountinfo"]);
-    let mount = mount
-        .lines()
-        .find(|line| line.contains(" /model "))
-        .unwrap();
-    assert!(mount.contains(" ro,") || mount.contains(" ro "), "{mount}");
-
+    serves_as_an_ordinary_user(&pods).await;
+    the_model_is_mounted_read_only(&namespace);
     service_answers(&node, &namespace).await;
     refuses_what_is_not_restricted(&namespace, &server).await;
     drop(namespace);
@@ -224,15 +176,22 @@ async fn a_restricted_pod_with_a_model_volume_serves_from_our_registry_and_nothi
     report("node stopped", started);
 }
 
-fn restrict(node: &Node, namespace: &str) {
-    let output = node
-        .plane()
-        .kubectl_command()
-        .args(["label", "namespace", namespace])
-        .arg("pod-security.kubernetes.io/enforce=restricted")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
+async fn serves_as_an_ordinary_user(pods: &Api<Pod>) {
+    let log = pods.log_stream("web", &LogParams::default()).await;
+    let lines: Vec<String> = log.unwrap().lines().try_collect().await.unwrap();
+    assert_eq!(lines[0], "serving as 65532", "{lines:?}");
+}
+
+fn the_model_is_mounted_read_only(namespace: &Namespace<'_>) {
+    let text = execute(namespace, "web", &["cat", "/model/weights"]);
+    assert_eq!(text, "0.1 0.2 0.3");
+    let write = "touch /model/new 2>/dev/null || echo refused";
+    let written = execute(namespace, "web", &["sh", "-c", write]);
+    assert_eq!(written, "refused\n");
+    let mounts = execute(namespace, "web", &["cat", "/proc/self/mountinfo"]);
+    let mut mounts = mounts.lines();
+    let mount = mounts.find(|line| line.contains(" /model ")).unwrap();
+    assert!(mount.contains(" ro,") || mount.contains(" ro "), "{mount}");
 }
 
 async fn wait_for_refusal(events: &Api<Event>) {

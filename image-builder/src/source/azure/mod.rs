@@ -202,6 +202,7 @@ impl AzureSource {
             url: Some(shown(&self.address(
                 prefix.as_deref().map(|text| text.trim_end_matches('/')),
             ))),
+            ..Tree::default()
         })
     }
 }

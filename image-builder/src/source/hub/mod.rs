@@ -213,6 +213,7 @@ impl HubSource {
             files,
             revision: Some(commit),
             url: Some(shown(&self.address(self.reference.repository.split('/')))),
+            ..Tree::default()
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Files of this machine: a directory, one file, or a snapshot of the hub's cache. Reads only; writes nothing.
 //!
 //! Symbolic links are followed where they end below the root (for the hub's cache: below the repository's folder), so
-//! that a linked tree packages like a copied one; any other link is refused.
+//! that a linked tree packages like a copied one; any other link is refused. For a root file system they are kept as they
+//! are instead, and so are empty directories.
 
 mod platform;
 mod read;
@@ -32,10 +33,21 @@ struct Entry {
 /// The listed files by their relative paths.
 type Entries = BTreeMap<String, Entry>;
 
+/// What is done with symbolic links.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Links {
+    /// They are followed, and those that leave the directory refused.
+    #[default]
+    Follow,
+    /// They are listed as links, and empty directories as directories: the directory is a root file system.
+    Keep,
+}
+
 /// A directory or a file as a source.
 pub struct LocalSource {
     root: PathBuf,
     selection: Selection,
+    links: Links,
     entries: RwLock<Arc<Entries>>,
     buffers: Arc<BufferPool>,
 }
@@ -47,6 +59,7 @@ impl LocalSource {
         Self {
             root: path.into(),
             selection: Selection::everything(),
+            links: Links::Follow,
             entries: RwLock::default(),
             buffers: Arc::default(),
         }
@@ -56,6 +69,13 @@ impl LocalSource {
     #[must_use]
     pub fn selecting(mut self, selection: Selection) -> Self {
         self.selection = selection;
+        self
+    }
+
+    /// What is done with links.
+    #[must_use]
+    pub const fn with_links(mut self, links: Links) -> Self {
+        self.links = links;
         self
     }
 
@@ -72,8 +92,8 @@ impl LocalSource {
 impl Source for LocalSource {
     fn list(&self) -> BoxFuture<'_, Result<Tree, SourceError>> {
         async move {
-            let (root, selection) = (self.root.clone(), self.selection.clone());
-            let walked = blocking(&self.root, move || walk::walk(&root, selection)).await?;
+            let (root, selection, links) = (self.root.clone(), self.selection.clone(), self.links);
+            let walked = blocking(&self.root, move || walk::walk(&root, selection, links)).await?;
             *self.entries.write().unwrap_or_else(PoisonError::into_inner) =
                 Arc::new(walked.entries);
             Ok(walked.tree)

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use futures::TryStreamExt as _;
 
-use super::LocalSource;
+use super::{Links, LocalSource};
 use crate::digest::Digest;
 use crate::source::select::Selection;
 use crate::source::{Source, SourceError};
@@ -161,6 +161,41 @@ mod links {
                 assert_eq!(paths(&source).await, ["w"]);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn of_a_root_file_system_links_stay_links_and_empty_directories_are_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "usr/bin/tool", b"elf");
+        for directory in ["tmp", "var/lib"] {
+            fs::create_dir_all(folder.path().join(directory)).unwrap();
+        }
+        for (target, link) in [
+            ("usr/bin", "bin"),
+            ("/usr/bin/tool", "usr/bin/absolute"),
+            ("missing", "var/nowhere"),
+            ("..", "usr/up"),
+        ] {
+            symlink(target, folder.path().join(link)).unwrap();
+        }
+        let source = LocalSource::new(folder.path()).with_links(Links::Keep);
+        let tree = source.list().await.unwrap();
+        let files: Vec<_> = tree.files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(files, ["usr/bin/tool"]);
+        let links = tree.links.iter();
+        let links: Vec<_> = links
+            .map(|link| (link.path.as_str(), link.target.as_str()))
+            .collect();
+        assert_eq!(
+            links,
+            [
+                ("bin", "usr/bin"),
+                ("usr/bin/absolute", "/usr/bin/tool"),
+                ("usr/up", ".."),
+                ("var/nowhere", "missing"),
+            ]
+        );
+        assert_eq!(tree.empty_directories, ["tmp", "var/lib"]);
     }
 
     #[tokio::test]

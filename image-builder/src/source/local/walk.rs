@@ -4,10 +4,10 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Entries, Entry, platform};
+use super::{Entries, Entry, Links, platform};
 use crate::digest::Digest;
 use crate::source::select::Selection;
-use crate::source::{File, SourceError, Tree};
+use crate::source::{File, Link, SourceError, Tree};
 
 /// Directories that tools leave beside a model and that are never part of it.
 const LEFT_BY_TOOLS: [&str; 2] = [".git", ".cache/huggingface"];
@@ -19,7 +19,7 @@ pub(super) struct Walked {
 }
 
 /// Lists the directory or file at `root`.
-pub(super) fn walk(root: &Path, selection: Selection) -> Result<Walked, SourceError> {
+pub(super) fn walk(root: &Path, selection: Selection, links: Links) -> Result<Walked, SourceError> {
     let canonical = fs::canonicalize(root).map_err(|cause| failed("list", root, cause))?;
     let metadata = fs::metadata(&canonical).map_err(|cause| failed("list", root, cause))?;
     if !metadata.is_dir() {
@@ -31,20 +31,16 @@ pub(super) fn walk(root: &Path, selection: Selection) -> Result<Walked, SourceEr
             .as_ref()
             .map_or_else(|| canonical.clone(), |found| found.repository.clone()),
         selection,
-        files: Vec::new(),
+        links,
+        tree: Tree {
+            revision: snapshot.as_ref().map(|found| found.revision.clone()),
+            url: snapshot.map(|found| found.url),
+            ..Tree::default()
+        },
         entries: Entries::new(),
     };
     walk.directory(&canonical, "", &mut vec![canonical.clone()])?;
-    walk.files
-        .sort_by(|left, right| left.path.as_bytes().cmp(right.path.as_bytes()));
-    Ok(Walked {
-        tree: Tree {
-            files: walk.files,
-            revision: snapshot.as_ref().map(|found| found.revision.clone()),
-            url: snapshot.map(|found| found.url),
-        },
-        entries: walk.entries,
-    })
+    Ok(walk.end())
 }
 
 fn single_file(place: &Path, metadata: &Metadata) -> Result<Walked, SourceError> {
@@ -53,29 +49,37 @@ fn single_file(place: &Path, metadata: &Metadata) -> Result<Walked, SourceError>
     let mut walk = Walk {
         boundary: place.to_owned(),
         selection: Selection::everything(),
-        files: Vec::new(),
+        links: Links::Follow,
+        tree: Tree::default(),
         entries: Entries::new(),
     };
     walk.file(path, place.to_owned(), metadata, None)?;
-    Ok(Walked {
-        tree: Tree {
-            files: walk.files,
-            revision: None,
-            url: None,
-        },
-        entries: walk.entries,
-    })
+    Ok(walk.end())
 }
 
 struct Walk {
     /// Links may lead anywhere below this directory.
     boundary: PathBuf,
     selection: Selection,
-    files: Vec<File>,
+    links: Links,
+    tree: Tree,
     entries: Entries,
 }
 
 impl Walk {
+    fn end(mut self) -> Walked {
+        let tree = &mut self.tree;
+        tree.files
+            .sort_by(|left, right| left.path.as_bytes().cmp(right.path.as_bytes()));
+        tree.links
+            .sort_by(|left, right| left.path.as_bytes().cmp(right.path.as_bytes()));
+        tree.empty_directories.sort();
+        Walked {
+            tree: self.tree,
+            entries: self.entries,
+        }
+    }
+
     /// Lists `directory`, whose path in the tree is `prefix`. `above` holds the real directories on the way down, to
     /// recognise a link that leads back up.
     fn directory(
@@ -85,7 +89,9 @@ impl Walk {
         above: &mut Vec<PathBuf>,
     ) -> Result<(), SourceError> {
         let listing = fs::read_dir(directory).map_err(|cause| failed("list", directory, cause))?;
+        let mut is_empty = true;
         for entry in listing {
+            is_empty = false;
             let entry = entry.map_err(|cause| failed("list", directory, cause))?;
             let name = checked_name(&entry.file_name(), &entry.path())?;
             let path = if prefix.is_empty() {
@@ -94,6 +100,10 @@ impl Walk {
                 format!("{prefix}/{name}")
             };
             self.entry(path, entry.path(), above)?;
+        }
+        let is_kept = self.links == Links::Keep && !prefix.is_empty();
+        if is_empty && is_kept && self.selection.takes(prefix) {
+            self.tree.empty_directories.push(prefix.to_owned());
         }
         Ok(())
     }
@@ -106,6 +116,9 @@ impl Walk {
     ) -> Result<(), SourceError> {
         let kind = fs::symlink_metadata(&place).map_err(|cause| failed("read", &place, cause))?;
         let is_link = kind.file_type().is_symlink();
+        if is_link && self.links == Links::Keep {
+            return self.link(path, &place);
+        }
         let place = if is_link {
             match self.link_target(&path, &place) {
                 Err(_) if !self.selection.takes(&path) => return Ok(()),
@@ -142,6 +155,19 @@ impl Walk {
         Ok(())
     }
 
+    /// Keeps a link as it is. Where it leads is judged by whoever packages it: there it leads elsewhere than here.
+    fn link(&mut self, path: String, place: &Path) -> Result<(), SourceError> {
+        if !self.selection.takes(&path) {
+            return Ok(());
+        }
+        let target = fs::read_link(place).map_err(|cause| failed("read", place, cause))?;
+        match target.into_os_string().into_string() {
+            Ok(target) => self.tree.links.push(Link { path, target }),
+            Err(_) => return Err(refused(path, "its target is not UTF-8")),
+        }
+        Ok(())
+    }
+
     fn link_target(&self, path: &str, place: &Path) -> Result<PathBuf, SourceError> {
         let target = fs::canonicalize(place).map_err(|cause| match cause.kind() {
             io::ErrorKind::NotFound => refused(path.to_owned(), "the link leads nowhere"),
@@ -169,7 +195,7 @@ impl Walk {
         if !metadata.is_file() {
             return Err(refused(path, "it is a device, a pipe or a socket"));
         }
-        self.files.push(File {
+        self.tree.files.push(File {
             path: path.clone(),
             size: metadata.len(),
             executable: platform::executable(metadata),

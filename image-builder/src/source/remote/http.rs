@@ -103,6 +103,7 @@ impl Source for HttpSource {
                 }],
                 revision: None,
                 url: Some(shown(&self.file.address)),
+                ..Tree::default()
             })
         }
         .boxed()

@@ -7,6 +7,45 @@ use serde_json::{Map, Value, json};
 use crate::error::Failure;
 use crate::manifest::{Document, tree::Tree};
 
+/// Why the flags make no Workspace.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// Nothing to train on.
+    #[error("--tune needs training data: --input {form}")]
+    NoInput {
+        /// What is wanted.
+        form: &'static str,
+    },
+    /// Training data of several kinds.
+    #[error("--input may be repeated for url: only; training data comes from one kind of source")]
+    ManyInputs,
+    /// Nowhere to put the adapter.
+    #[error("--tune needs a place for the adapter: --output-to {form}")]
+    NoOutput {
+        /// What is wanted.
+        form: &'static str,
+    },
+    /// A registry that takes pushes from nobody.
+    #[error("--output-to image: needs --push-secret")]
+    NoPushSecret,
+    /// A value that does not have the form of its flag, in kubectl's words.
+    #[error("Error: invalid argument {value:?} for {flag:?} flag: must be {form}")]
+    Value {
+        /// The flag.
+        flag: &'static str,
+        /// As typed.
+        value: String,
+        /// What is wanted.
+        form: &'static str,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::of(&error)
+    }
+}
+
 /// What generated objects are called in messages.
 const SOURCE: &str = "flags";
 
@@ -241,41 +280,33 @@ fn input(inputs: &[String]) -> Result<Value, Failure> {
         return Ok(json!({"urls": urls}));
     }
     match inputs {
-        [] => Err(Failure::error(format!(
-            "--tune needs training data: --input {FORM}"
-        ))),
+        [] => Err(Error::NoInput { form: FORM }.into()),
         [only] => match only.split_once(':') {
             Some(("image", image)) => Ok(json!({"image": image})),
             Some(("pvc", claim)) => Ok(json!({"volumeSource": claim_volume(claim)})),
             _ => Err(bad("--input", only, FORM)),
         },
-        _ => Err(Failure::error(
-            "--input may be repeated for url: only; training data comes from one kind of source",
-        )),
+        _ => Err(Error::ManyInputs.into()),
     }
 }
 
 fn output(flags: &GeneratorFlags) -> Result<Value, Failure> {
     const FORM: &str = "image:IMAGE or pvc:CLAIM";
-    let text = flags.output_to.as_deref().ok_or_else(|| {
-        Failure::error(format!(
-            "--tune needs a place for the adapter: --output-to {FORM}"
-        ))
-    })?;
+    let text = flags.output_to.as_deref();
+    let text = text.ok_or(Error::NoOutput { form: FORM })?;
     match (text.split_once(':'), &flags.push_secret) {
         (Some(("image", image)), Some(secret)) => {
             Ok(json!({"image": image, "imagePushSecret": secret}))
         }
-        (Some(("image", _)), None) => Err(Failure::error("--output-to image: needs --push-secret")),
+        (Some(("image", _)), None) => Err(Error::NoPushSecret.into()),
         (Some(("pvc", claim)), _) => Ok(json!({"volumeSource": claim_volume(claim)})),
         _ => Err(bad("--output-to", text, FORM)),
     }
 }
 
-fn bad(flag: &str, value: &str, form: &str) -> Failure {
-    Failure::verbatim(format!(
-        "Error: invalid argument {value:?} for {flag:?} flag: must be {form}"
-    ))
+fn bad(flag: &'static str, value: &str, form: &'static str) -> Failure {
+    let value = value.to_owned();
+    Failure::verbatim(Error::Value { flag, value, form })
 }
 
 #[cfg(test)]

@@ -26,6 +26,45 @@ use crate::output::table::Headers;
 use self::generate::GeneratorFlags;
 use self::send::{Outcome, Sender};
 
+/// Why nothing is applied.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// The old way.
+    #[error("client-side apply is not offered; leave out --server-side=false")]
+    ClientSide,
+    /// Neither a file nor a model.
+    #[error("must specify -f, or NAME with --model")]
+    NoSource,
+    /// `--validate` is no mode.
+    #[error(
+        "invalid - validate option {text:?}; must be one of: strict (or true), warn, ignore (or false)"
+    )]
+    Validation {
+        /// As typed.
+        text: String,
+    },
+    /// Files without objects.
+    #[error("no objects passed to apply")]
+    NoObjects,
+    /// An object of another namespace than `-n` names.
+    #[error(
+        "the namespace from the provided object {own:?} does not match the namespace {explicit:?}. You must pass \
+         '--namespace={own}' to perform this operation."
+    )]
+    Namespace {
+        /// The object's.
+        own: String,
+        /// As typed.
+        explicit: String,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::of(&error)
+    }
+}
+
 /// Flags of `apply`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
@@ -89,13 +128,11 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let mode = args.dry_run.mode(context)?;
     let validation = validation(&args.validate)?;
     if !args.server_side {
-        return Err(Failure::error(
-            "client-side apply is not offered; leave out --server-side=false",
-        ));
+        return Err(Error::ClientSide.into());
     }
     let generated = generate::document(&args.generator)?;
     if args.source.filename.is_empty() && generated.is_none() {
-        return Err(Failure::error("must specify -f, or NAME with --model"));
+        return Err(Error::NoSource.into());
     }
     let inputs = source::load(&args.source, context).await?;
     let mut checked = check::check(inputs, validation);
@@ -131,9 +168,10 @@ fn validation(text: &str) -> Result<Validation, Failure> {
         "strict" | "true" => Ok(Validation::Strict),
         "warn" => Ok(Validation::Warn),
         "ignore" | "false" => Ok(Validation::Ignore),
-        other => Err(Failure::error(format!(
-            "invalid - validate option {other:?}; must be one of: strict (or true), warn, ignore (or false)"
-        ))),
+        other => {
+            let text = other.to_owned();
+            Err(Error::Validation { text }.into())
+        }
     }
 }
 
@@ -145,7 +183,7 @@ fn accepted(checked: Checked) -> Result<Vec<Document>, Failure> {
         ));
     }
     if checked.documents.is_empty() {
-        return Err(Failure::error("no objects passed to apply"));
+        return Err(Error::NoObjects.into());
     }
     Ok(checked.documents)
 }
@@ -195,11 +233,14 @@ fn check_namespace(document: &Document, explicit: Option<&str>) -> Result<(), Fa
         (Some(own), Some(explicit)) if own != explicit => {
             let key = |text: &str| Segment::Key(text.to_owned());
             let position = document.tree.locate(&[key("metadata"), key("namespace")]);
-            Err(Failure::error(format!(
-                "the namespace from the provided object {own:?} does not match the namespace {explicit:?}. You must \
-                 pass '--namespace={own}' to perform this operation."
-            ))
-            .with_hint(format!("{}:{}:{}", document.source, position.line, position.column)))
+            let error = Error::Namespace {
+                own: own.to_owned(),
+                explicit: explicit.to_owned(),
+            };
+            Err(Failure::from(error).with_hint(format!(
+                "{}:{}:{}",
+                document.source, position.line, position.column
+            )))
         }
         _ => Ok(()),
     }

@@ -24,6 +24,63 @@ use crate::output::printer::Printer;
 /// Largest whole answer, in bytes.
 const LARGEST_ANSWER: u64 = 16 << 20;
 
+/// Why there is no answer, or half of one.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// The server has nothing to ask.
+    #[error("the server of workspace {workspace:?} lists no model")]
+    NoModel {
+        /// The Workspace.
+        workspace: String,
+    },
+    /// The question cannot be sent as a request.
+    #[error("cannot ask workspace {workspace:?}")]
+    Request {
+        /// The Workspace.
+        workspace: String,
+        /// What is wrong with it.
+        #[source]
+        source: http::Error,
+    },
+    /// The server says no.
+    #[error("the server of workspace {workspace:?} refuses: {text}")]
+    Refused {
+        /// The Workspace.
+        workspace: String,
+        /// What it says.
+        text: String,
+    },
+    /// The server says nothing that is an answer.
+    #[error("the server of workspace {workspace:?} sent no answer")]
+    NoAnswer {
+        /// The Workspace.
+        workspace: String,
+    },
+    /// The connection broke.
+    #[error("the answer was cut off")]
+    Cut(#[source] std::io::Error),
+    /// The answer is something else.
+    #[error("the model's server sent no JSON")]
+    NoJson(#[source] serde_json::Error),
+    /// Nothing came for too long.
+    #[error("no part of an answer came for {}s", patience.as_secs_f64())]
+    Silent {
+        /// How long was waited.
+        patience: Duration,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let failure = Self::of(&error);
+        match error {
+            Error::Cut(_) => failure.with_hint("The pod may have been replaced; ask again."),
+            Error::Silent { .. } => failure.with_exit(Exit::Timeout),
+            _ => failure,
+        }
+    }
+}
+
 /// A way to the model of one Workspace.
 pub(super) struct Exchange<'a> {
     cluster: &'a Cluster,
@@ -62,9 +119,8 @@ impl<'a> Exchange<'a> {
         let reader = exchange.open(request).await?;
         let models = whole(reader, exchange.patience).await?;
         exchange.base_model = first_model(&models).ok_or_else(|| {
-            Failure::error(format!(
-                "the server of workspace {workspace:?} lists no model"
-            ))
+            let workspace = workspace.to_owned();
+            Error::NoModel { workspace }
         })?;
         Ok(exchange)
     }
@@ -100,11 +156,9 @@ impl<'a> Exchange<'a> {
         &self,
         request: http::Result<Request<Vec<u8>>>,
     ) -> Result<Pin<Box<dyn AsyncBufRead + Send>>, Failure> {
-        let request = request.map_err(|error| {
-            Failure::error(format!(
-                "cannot ask workspace {:?}: {error}",
-                self.workspace
-            ))
+        let request = request.map_err(|source| Error::Request {
+            workspace: self.workspace.to_owned(),
+            source,
         })?;
         let sent = self.cluster.client().send(request.map(Body::from));
         let answer = within(self.patience, sent).await?;
@@ -133,10 +187,8 @@ impl<'a> Exchange<'a> {
         let body = whole(reader, self.patience).await.unwrap_or_default();
         if let Some(reported) = body.get("error") {
             let text = message_of(reported);
-            return Failure::error(format!(
-                "the server of workspace {:?} refuses: {text}",
-                self.workspace
-            ));
+            let workspace = self.workspace.to_owned();
+            return Error::Refused { workspace, text }.into();
         }
         let mut status: Status = serde_json::from_value(body).unwrap_or_default();
         if status.message.is_empty() {
@@ -155,7 +207,7 @@ impl<'a> Exchange<'a> {
         let (mut text, mut tokens, mut done) = (String::new(), None, false);
         while !done {
             let line = within(self.patience, lines.try_next()).await?;
-            let line = line.map_err(|error| cut(&error))?;
+            let line = line.map_err(cut)?;
             let ended = line.is_none();
             let pieces = match line {
                 Some(line) => events.line(&line),
@@ -175,7 +227,7 @@ impl<'a> Exchange<'a> {
             }
             if ended && !done {
                 self.printer.line("")?;
-                return Err(cut(&std::io::ErrorKind::UnexpectedEof.into()));
+                return Err(cut(std::io::ErrorKind::UnexpectedEof.into()));
             }
         }
         self.printer.line("")?;
@@ -190,12 +242,11 @@ impl<'a> Exchange<'a> {
         let answer = whole(reader, self.patience).await?;
         clock.first = Some(clock.started.elapsed());
         let text = answer.pointer("/choices/0/message/content");
-        let text = text.and_then(Value::as_str).ok_or_else(|| {
-            Failure::error(format!(
-                "the server of workspace {:?} sent no answer",
-                self.workspace
-            ))
-        })?;
+        let text = text
+            .and_then(Value::as_str)
+            .ok_or_else(|| Error::NoAnswer {
+                workspace: self.workspace.to_owned(),
+            })?;
         if self.json {
             self.printer.line(&answer.to_string())?;
         } else {
@@ -205,9 +256,8 @@ impl<'a> Exchange<'a> {
     }
 }
 
-fn cut(error: &std::io::Error) -> Failure {
-    Failure::error(format!("the answer was cut off: {error}"))
-        .with_hint("The pod may have been replaced; ask again.")
+fn cut(source: std::io::Error) -> Failure {
+    Error::Cut(source).into()
 }
 
 async fn whole(
@@ -217,9 +267,9 @@ async fn whole(
     let mut bytes = Vec::new();
     let mut limited = pin!(reader.take(LARGEST_ANSWER));
     let read = within(patience, limited.read_to_end(&mut bytes)).await?;
-    read.map_err(|error| cut(&error))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Failure::error(format!("the model's server sent no JSON: {error}")))
+    read.map_err(cut)?;
+    let read = serde_json::from_slice(&bytes);
+    read.map_err(|source| Error::NoJson(source).into())
 }
 
 /// Waits for the next sign of life.
@@ -230,13 +280,8 @@ async fn within<T>(
     let Some(patience) = patience else {
         return Ok(future.await);
     };
-    tokio::time::timeout(patience, future).await.map_err(|_| {
-        Failure::error(format!(
-            "no part of an answer came for {}s",
-            patience.as_secs_f64()
-        ))
-        .with_exit(Exit::Timeout)
-    })
+    let answered = tokio::time::timeout(patience, future).await;
+    answered.map_err(|_| Error::Silent { patience }.into())
 }
 
 fn stats(clock: &Clock, tokens: Option<&Piece>) -> String {

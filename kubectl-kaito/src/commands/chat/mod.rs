@@ -21,6 +21,68 @@ use crate::readiness::{Verdict, judge};
 /// Most bytes of a prompt that are read from stdin: 1 MiB is beyond the context of any model.
 const STDIN_LIMIT: u64 = 1 << 20;
 
+/// Why nobody is asked.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// A number that no server takes.
+    #[error("--{name} must be between 0 and {most}, not {value}")]
+    Range {
+        /// The flag.
+        name: &'static str,
+        /// Largest value.
+        most: f64,
+        /// What was typed.
+        value: f64,
+    },
+    /// An answer of no length.
+    #[error("--max-tokens must be at least 1")]
+    NoTokens,
+    /// Stdin failed.
+    #[error("cannot read the prompt from stdin")]
+    Stdin(#[source] std::io::Error),
+    /// Stdin does not end.
+    #[error("the text on stdin is longer than {STDIN_LIMIT} bytes")]
+    LongPrompt,
+    /// Nothing to ask.
+    #[error("there is no prompt: give one as an argument or on stdin")]
+    NoPrompt,
+    /// The object is none that we know.
+    #[error("cannot read workspace {name:?}")]
+    Unreadable {
+        /// The Workspace.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// It serves nothing.
+    #[error("workspace {name:?} tunes a model; only one that serves a model can answer")]
+    Tunes {
+        /// The Workspace.
+        name: String,
+    },
+    /// It serves nothing yet.
+    #[error("workspace {name:?} is not ready: {reason}")]
+    NotReady {
+        /// The Workspace.
+        name: String,
+        /// Why, in its own words.
+        reason: String,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let failure = Self::of(&error);
+        match error {
+            Error::NotReady { name, .. } => {
+                failure.with_hint(format!("To see why: kubectl kaito why {name}"))
+            }
+            _ => failure,
+        }
+    }
+}
+
 /// Flags of `chat`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
@@ -99,16 +161,14 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
 }
 
 fn parameters(args: &Args) -> Result<Parameters, Failure> {
-    let within = |name: &str, value: f64, most: f64| {
+    let within = |name: &'static str, value: f64, most: f64| {
         if (0.0..=most).contains(&value) {
             return Ok(value);
         }
-        Err(Failure::error(format!(
-            "--{name} must be between 0 and {most}, not {value}"
-        )))
+        Err(Error::Range { name, most, value })
     };
     if args.max_tokens == 0 {
-        return Err(Failure::error("--max-tokens must be at least 1"));
+        return Err(Error::NoTokens.into());
     }
     Ok(Parameters {
         temperature: within("temperature", args.temperature, 2.0)?,
@@ -132,17 +192,13 @@ fn prompt(args: &Args, context: &Context) -> Result<Option<String>, Failure> {
     std::io::stdin()
         .take(STDIN_LIMIT + 1)
         .read_to_string(&mut text)
-        .map_err(|error| Failure::error(format!("cannot read the prompt from stdin: {error}")))?;
+        .map_err(Error::Stdin)?;
     if text.len() as u64 > STDIN_LIMIT {
-        return Err(Failure::error(format!(
-            "the text on stdin is longer than {STDIN_LIMIT} bytes"
-        )));
+        return Err(Error::LongPrompt.into());
     }
     let text = text.trim();
     match (given, text.is_empty()) {
-        (None, true) => Err(Failure::error(
-            "there is no prompt: give one as an argument or on stdin",
-        )),
+        (None, true) => Err(Error::NoPrompt.into()),
         (Some(given), true) => Ok(Some(given.clone())),
         (None, false) => Ok(Some(text.to_owned())),
         (Some(given), false) => Ok(Some(format!("{given}\n\n{text}"))),
@@ -153,23 +209,24 @@ async fn ready(cluster: &Cluster, name: &str) -> Result<(), Failure> {
     let workspaces = cluster.workspaces();
     let what = format!("get workspaces.kaito.sh {name}");
     let found = cluster.call(&what, workspaces.get(name)).await?;
-    let object = serde_json::to_value(&found)
-        .map_err(|error| Failure::error(format!("cannot read workspace {name:?}: {error}")))?;
+    let object = serde_json::to_value(&found).map_err(|source| Error::Unreadable {
+        name: name.to_owned(),
+        source,
+    })?;
     if object.get("tuning").is_some_and(|tuning| !tuning.is_null()) {
-        let text =
-            format!("workspace {name:?} tunes a model; only one that serves a model can answer");
-        return Err(Failure::error(text));
+        let name = name.to_owned();
+        return Err(Error::Tunes { name }.into());
     }
     let verdict = judge(&object);
     let reason = match &verdict {
         Verdict::Ready => return Ok(()),
         Verdict::Waiting(reason) | Verdict::Failed(reason) => reason,
     };
-    Err(
-        Failure::error(format!("workspace {name:?} is not ready: {reason}"))
-            .with_hint(format!("To see why: kubectl kaito why {name}"))
-            .with_exit(exit_of(&verdict)),
-    )
+    let error = Error::NotReady {
+        name: name.to_owned(),
+        reason: reason.clone(),
+    };
+    Err(Failure::from(error).with_exit(exit_of(&verdict)))
 }
 
 async fn one_shot(

@@ -17,6 +17,31 @@ use crate::output::table::Headers;
 use self::fetch::Query;
 use self::rows::View;
 
+/// Why the flags ask for nothing that can be listed.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// Objects of several kinds.
+    #[error("objects of one kind at a time, please")]
+    Kinds,
+    /// An object and a selector.
+    #[error("name cannot be provided when a selector is specified")]
+    NameAndSelector,
+    /// A name and all namespaces.
+    #[error("a resource cannot be retrieved by name across all namespaces")]
+    NameEverywhere,
+    /// A watch of some objects.
+    #[error(
+        "watch is only supported on individual resources and resource collections - more than 1 resource was found"
+    )]
+    WatchOfMany,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::of(&error)
+    }
+}
+
 /// Flags of `get`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
@@ -85,23 +110,17 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
         .map_err(Failure::error)?;
     let (kind, targets) = kinds::arguments(&args.names)?;
     if targets.iter().any(|target| target.kind != kind) {
-        return Err(Failure::error("objects of one kind at a time, please"));
+        return Err(Error::Kinds.into());
     }
     let names: Vec<String> = targets.into_iter().map(|target| target.name).collect();
     if !names.is_empty() && (args.selector.is_some() || args.field_selector.is_some()) {
-        return Err(Failure::error(
-            "name cannot be provided when a selector is specified",
-        ));
+        return Err(Error::NameAndSelector.into());
     }
     if args.all_namespaces && !names.is_empty() {
-        return Err(Failure::error(
-            "a resource cannot be retrieved by name across all namespaces",
-        ));
+        return Err(Error::NameEverywhere.into());
     }
     if (args.watch || args.watch_only) && names.len() > 1 {
-        return Err(Failure::error(
-            "watch is only supported on individual resources and resource collections - more than 1 resource was found",
-        ));
+        return Err(Error::WatchOfMany.into());
     }
     let cluster = Cluster::connect(context).await?;
     let get = Get {

@@ -1,6 +1,7 @@
 //! `logs -f`: the pod set is watched, every container is followed through restarts, cuts and replacements.
 
 mod container;
+mod error;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use self::container::{Follower, Message};
+use self::error::Error;
 use super::question::{Question, Target};
 use super::target::{self, Pods, Simulated};
 use crate::cluster::Cluster;
@@ -54,7 +56,7 @@ pub async fn run(
         };
         match next {
             Next::Change(Some(change)) => session.change(*change).await?,
-            Next::Change(None) => return Err(Failure::error("the watch of the pods ended")),
+            Next::Change(None) => return Err(Error::WatchEnded.into()),
             Next::Message(message) => session.message(message)?,
             Next::Release => session.release()?,
             Next::Idle => {
@@ -151,9 +153,8 @@ impl<'a> Session<'a> {
         if pods.is_empty() {
             match &self.question.target {
                 Target::Pod(name) => {
-                    return Err(Failure::verbatim(format!(
-                        "Error from server (NotFound): pods {name:?} not found"
-                    )));
+                    let name = name.clone();
+                    return Err(Error::NotFound { name }.into());
                 }
                 Target::Selector(_) => {
                     let namespace = self.cluster.namespace();
@@ -171,11 +172,8 @@ impl<'a> Session<'a> {
             count += target::sources(self.question, pod, &mut BTreeMap::new())?.len();
         }
         if count > self.question.max_streams {
-            return Err(Failure::error(format!(
-                "you are attempting to follow {count} log streams, but maximum allowed concurrency is {}, use \
-                 --max-log-requests to increase the limit",
-                self.question.max_streams
-            )));
+            let most = self.question.max_streams;
+            return Err(Error::ManyStreams { count, most }.into());
         }
         for pod in pods {
             self.see(pod).await?;
@@ -194,10 +192,8 @@ impl<'a> Session<'a> {
             Change::Failed(watcher::Error::InitialListFailed(kube::Error::Api(status)))
                 if status.code == 403 =>
             {
-                Err(Failure::error(format!(
-                    "pods cannot be watched: {}",
-                    status.message
-                )))
+                let reason = status.message.clone();
+                Err(Error::Forbidden { reason }.into())
             }
             Change::Failed(error) => {
                 self.note_once(&format!("the watch of the pods is repeated: {error}"))
@@ -346,8 +342,7 @@ impl<'a> Session<'a> {
     fn check_running_timeout(&self) -> Result<(), Failure> {
         match self.question.running_timeout {
             Some(limit) if self.known.is_empty() && self.started.elapsed() >= limit => {
-                Err(Failure::error("timed out waiting for the condition")
-                    .with_hint("No container has started; --pod-running-timeout waits longer."))
+                Err(Error::NothingStarted.into())
             }
             _ => Ok(()),
         }

@@ -10,6 +10,70 @@ use crate::error::Failure;
 use crate::logs::write::Shape;
 use crate::output::printer::Printer;
 
+/// Why the flags ask for no logs.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `--pod-running-timeout` is not positive.
+    #[error("--pod-running-timeout must be higher than zero")]
+    RunningTimeout,
+    /// A name and `-l`.
+    #[error("only a selector (-l) or a POD name is allowed")]
+    NameAndSelector,
+    /// Neither.
+    #[error("expected a Workspace NAME, TYPE/NAME, or a selector (-l)")]
+    NoTarget,
+    /// No name that an object may have.
+    #[error("resource name may not be empty and may not contain '/'")]
+    Name,
+    /// A kind without logs.
+    #[error(
+        "cannot get the logs from {kind}: only workspace, pod, deployment, statefulset and job have any"
+    )]
+    Kind {
+        /// The kind.
+        kind: String,
+    },
+    /// One container and all of them.
+    #[error("--all-containers=true should not be specified with container name {name}")]
+    AllAndOne {
+        /// The container.
+        name: String,
+    },
+    /// `--since` lies in the future.
+    #[error("--since must be greater than 0")]
+    Since,
+    /// `--since` and `--since-time`.
+    #[error("at most one of `sinceTime` or `sinceSeconds` may be specified")]
+    TwoTimes,
+    /// `--since-time` is no time.
+    #[error("--since-time {text:?} is not a time in RFC 3339 form")]
+    SinceTime {
+        /// What was typed.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        source: jiff::Error,
+    },
+    /// `--tail` is below -1.
+    #[error("--tail must be greater than or equal to -1")]
+    Tail,
+    /// `--limit-bytes` is below 0.
+    #[error("--limit-bytes must be greater than 0")]
+    LimitBytes,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let failure = Self::of(&error);
+        match error {
+            Error::NoTarget => {
+                failure.with_hint("See 'kubectl kaito logs -h' for help and examples")
+            }
+            _ => failure,
+        }
+    }
+}
+
 /// Whose logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -94,7 +158,7 @@ const RUNNING_TIMEOUT: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// What contradicts what.
-pub fn parse(args: &Args, printer: &Printer) -> Result<Question, Failure> {
+pub fn parse(args: &Args, printer: &Printer) -> Result<Question, Error> {
     let target = target(args)?;
     let waits_forever = matches!(target, Target::Workspace(_)) && args.follow;
     let running_timeout = match args.pod_running_timeout {
@@ -102,9 +166,7 @@ pub fn parse(args: &Args, printer: &Printer) -> Result<Question, Failure> {
         None => Some(RUNNING_TIMEOUT),
         Some(GoDuration::Positive(limit)) if !limit.is_zero() => Some(limit),
         Some(_) => {
-            return Err(Failure::error(
-                "--pod-running-timeout must be higher than zero",
-            ));
+            return Err(Error::RunningTimeout);
         }
     };
     Ok(Question {
@@ -128,28 +190,21 @@ pub fn parse(args: &Args, printer: &Printer) -> Result<Question, Failure> {
     })
 }
 
-fn target(args: &Args) -> Result<Target, Failure> {
+fn target(args: &Args) -> Result<Target, Error> {
     let selector = args.selector.as_deref().filter(|text| !text.is_empty());
     let name = match (&args.name, selector) {
         (Some(_), Some(_)) => {
-            return Err(Failure::error(
-                "only a selector (-l) or a POD name is allowed",
-            ));
+            return Err(Error::NameAndSelector);
         }
         (None, Some(selector)) => return Ok(Target::Selector(selector.to_owned())),
         (None, None) => {
-            return Err(
-                Failure::error("expected a Workspace NAME, TYPE/NAME, or a selector (-l)")
-                    .with_hint("See 'kubectl kaito logs -h' for help and examples"),
-            );
+            return Err(Error::NoTarget);
         }
         (Some(name), None) => name,
     };
     let (kind, name) = name.split_once('/').unwrap_or(("workspace", name));
     if name.is_empty() || name.contains('/') {
-        return Err(Failure::error(
-            "resource name may not be empty and may not contain '/'",
-        ));
+        return Err(Error::Name);
     }
     let owned = name.to_owned();
     let kind = kind.split('.').next().unwrap_or(kind).to_lowercase();
@@ -163,35 +218,31 @@ fn target(args: &Args) -> Result<Target, Failure> {
             Ok(Target::Workload(Workload::StatefulSet, owned))
         }
         "job" | "jobs" => Ok(Target::Workload(Workload::Job, owned)),
-        _ => Err(Failure::error(format!(
-            "cannot get the logs from {kind}: only workspace, pod, deployment, statefulset and job have any"
-        ))),
+        _ => Err(Error::Kind { kind }),
     }
 }
 
-fn containers(args: &Args) -> Result<Containers, Failure> {
+fn containers(args: &Args) -> Result<Containers, Error> {
     match (&args.container, args.all_containers) {
-        (Some(name), true) => Err(Failure::error(format!(
-            "--all-containers=true should not be specified with container name {name}"
-        ))),
+        (Some(name), true) => Err(Error::AllAndOne { name: name.clone() }),
         (Some(name), false) if !name.is_empty() => Ok(Containers::Named(name.clone())),
         (_, true) => Ok(Containers::All),
         (_, false) => Ok(Containers::Default),
     }
 }
 
-fn since(args: &Args) -> Result<Since, Failure> {
+fn since(args: &Args) -> Result<Since, Error> {
     let time = args.since_time.as_deref().filter(|text| !text.is_empty());
     match (args.since.unwrap_or(GoDuration::ZERO), time) {
-        (GoDuration::Negative, _) => Err(Failure::error("--since must be greater than 0")),
-        (GoDuration::Positive(ago), Some(_)) if !ago.is_zero() => Err(Failure::error(
-            "at most one of `sinceTime` or `sinceSeconds` may be specified",
-        )),
-        (_, Some(text)) => text.parse().map(Since::Time).map_err(|error| {
-            Failure::error(format!(
-                "--since-time {text:?} is not a time in RFC 3339 form: {error}"
-            ))
-        }),
+        (GoDuration::Negative, _) => Err(Error::Since),
+        (GoDuration::Positive(ago), Some(_)) if !ago.is_zero() => Err(Error::TwoTimes),
+        (_, Some(text)) => text
+            .parse()
+            .map(Since::Time)
+            .map_err(|source| Error::SinceTime {
+                text: text.to_owned(),
+                source,
+            }),
         (GoDuration::Positive(ago), None) if ago.is_zero() => Ok(Since::Beginning),
         // The server takes whole seconds and refuses 0; kubectl rounds up.
         (GoDuration::Positive(ago), None) => Ok(Since::Seconds(
@@ -200,18 +251,18 @@ fn since(args: &Args) -> Result<Since, Failure> {
     }
 }
 
-fn tail(args: &Args) -> Result<Option<u64>, Failure> {
+fn tail(args: &Args) -> Result<Option<u64>, Error> {
     if args.tail < -1 {
-        return Err(Failure::error("--tail must be greater than or equal to -1"));
+        return Err(Error::Tail);
     }
     Ok(u64::try_from(args.tail).ok())
 }
 
-fn limit(args: &Args) -> Result<Option<usize>, Failure> {
+fn limit(args: &Args) -> Result<Option<usize>, Error> {
     match usize::try_from(args.limit_bytes) {
         Ok(0) => Ok(None),
         Ok(limit) => Ok(Some(limit)),
-        Err(_) => Err(Failure::error("--limit-bytes must be greater than 0")),
+        Err(_) => Err(Error::LimitBytes),
     }
 }
 
@@ -229,8 +280,8 @@ mod tests {
         }
     }
 
-    fn refusal<T: std::fmt::Debug>(result: Result<T, crate::error::Failure>) -> String {
-        result.unwrap_err().lines()[0].clone()
+    fn refusal<T: std::fmt::Debug>(result: Result<T, super::Error>) -> String {
+        crate::error::Failure::from(result.unwrap_err()).lines()[0].clone()
     }
 
     #[test]

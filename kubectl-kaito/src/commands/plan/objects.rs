@@ -14,6 +14,69 @@ use serde_json::Value;
 use crate::cluster::{CallError, Cluster};
 use crate::error::Failure;
 
+/// Why a file holds nothing to plan with.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// No file of this name.
+    #[error("the path {path:?} does not exist")]
+    Missing {
+        /// As typed.
+        path: String,
+    },
+    /// A file that cannot be read.
+    #[error("cannot read {path}")]
+    File {
+        /// As typed.
+        path: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that is neither JSON nor YAML.
+    #[error("error parsing {path}: {reason}")]
+    Parse {
+        /// As typed.
+        path: String,
+        /// What the parser says, with the place.
+        reason: String,
+    },
+    /// An object in it that is not what it says.
+    #[error("error parsing {path}: {object}")]
+    Object {
+        /// As typed.
+        path: String,
+        /// Its kind and name.
+        object: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A record of nothing.
+    #[error("{path} holds no nodes, pods or nodeclaims")]
+    NoCluster {
+        /// As typed.
+        path: String,
+    },
+    /// A manifest of other things.
+    #[error("{path} holds no Workspace")]
+    NoWorkspace {
+        /// As typed.
+        path: String,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let failure = Self::of(&error);
+        match error {
+            Error::NoCluster { .. } => failure.with_hint(
+                "Record a cluster with: kubectl get nodes,pods,nodeclaims -A -o json > FILE",
+            ),
+            _ => failure,
+        }
+    }
+}
+
 /// Nodes, pods, claims and Workspaces, and what could not be read.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
@@ -188,11 +251,8 @@ pub async fn from_file(path: &str) -> Result<Recorded, Failure> {
         }
     }
     if recorded.nodes.is_empty() && recorded.pods.is_empty() && recorded.claims.is_empty() {
-        return Err(
-            Failure::error(format!("{path} holds no nodes, pods or nodeclaims")).with_hint(
-                "Record a cluster with: kubectl get nodes,pods,nodeclaims -A -o json > FILE",
-            ),
-        );
+        let path = path.to_owned();
+        return Err(Error::NoCluster { path }.into());
     }
     Ok(recorded)
 }
@@ -210,7 +270,8 @@ pub async fn workspaces(path: &str) -> Result<Vec<Workspace>, Failure> {
         }
     }
     if found.is_empty() {
-        return Err(Failure::error(format!("{path} holds no Workspace")));
+        let path = path.to_owned();
+        return Err(Error::NoWorkspace { path }.into());
     }
     Ok(found)
 }
@@ -220,7 +281,10 @@ const LONGEST: u64 = 256 << 20;
 
 async fn read(path: &str) -> Result<String, Failure> {
     use tokio::io::AsyncReadExt;
-    let failure = |error: std::io::Error| Failure::error(format!("cannot read {path}: {error}"));
+    let failure = |source: std::io::Error| Error::File {
+        path: path.to_owned(),
+        source,
+    };
     let mut text = String::new();
     if path == "-" {
         tokio::io::stdin()
@@ -231,7 +295,8 @@ async fn read(path: &str) -> Result<String, Failure> {
         return Ok(text);
     }
     if !Path::new(path).exists() {
-        return Err(Failure::error(format!("the path {path:?} does not exist")));
+        let path = path.to_owned();
+        return Err(Error::Missing { path }.into());
     }
     let file = tokio::fs::File::open(path).await.map_err(failure)?;
     file.take(LONGEST)
@@ -256,7 +321,8 @@ fn documents(text: &str, path: &str) -> Result<Vec<Value>, Failure> {
 }
 
 fn parse_failure(path: &str, error: &dyn std::fmt::Display) -> Failure {
-    Failure::error(format!("error parsing {path}: {error}"))
+    let (path, reason) = (path.to_owned(), error.to_string());
+    Error::Parse { path, reason }.into()
 }
 
 /// The objects of a `List`, or the object itself.
@@ -302,8 +368,16 @@ fn parse<K: DeserializeOwned>(item: Value, path: &str, kind: &str) -> Result<K, 
         .and_then(Value::as_str)
         .unwrap_or_default()
         .to_owned();
-    serde_json::from_value(item)
-        .map_err(|error| Failure::error(format!("error parsing {path}: {kind} {name:?}: {error}")))
+    serde_json::from_value(item).map_err(|source| {
+        let object = format!("{kind} {name:?}");
+        let path = path.to_owned();
+        Error::Object {
+            path,
+            object,
+            source,
+        }
+        .into()
+    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,57 @@ use crate::error::Failure;
 
 use super::Args;
 
+/// Why the flags ask for no plan.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// An instance type that we have no facts of.
+    #[error("instance type {name:?} is not in the table")]
+    InstanceType {
+        /// As typed.
+        name: String,
+    },
+    /// A size that no model has.
+    #[error("--weights-gib must be more than 0 and at most 1000000, not {gib}")]
+    Weights {
+        /// As typed, in GiB.
+        gib: f64,
+    },
+    /// A model of the user's without its most important number.
+    #[error("--kv-bytes-per-token is needed for a model of your own")]
+    NoCacheSize,
+    /// Nothing to plan for.
+    #[error("give a Workspace NAME, -f FILE, --model MODEL, or --weights-gib GIB")]
+    NoModel,
+    /// A model of the past.
+    #[error("model {name:?} is retired and no longer served; choose another")]
+    Retired {
+        /// As typed.
+        name: String,
+    },
+    /// A model that nobody knows.
+    #[error("model {name:?} is not in the catalogue")]
+    Model {
+        /// As typed.
+        name: String,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let failure = Self::of(&error);
+        match error {
+            Error::NoCacheSize => failure.with_hint(
+                "It is 2 (keys and values) x KV heads x head size x layers x 2 bytes; for multi-head latent attention \
+                 (KV rank + rope size) x layers x 2 bytes.",
+            ),
+            Error::NoModel => {
+                failure.with_hint("See 'kubectl kaito plan -h' for help and examples")
+            }
+            _ => failure,
+        }
+    }
+}
+
 /// A model, what is asked of it, and the instance types in question.
 #[derive(Clone, Debug)]
 pub struct Question {
@@ -56,10 +107,8 @@ fn candidates(names: &[String]) -> Result<Vec<&'static InstanceTypeInfo>, Failur
     let mut found: Vec<&'static InstanceTypeInfo> = Vec::new();
     for name in names {
         let info = catalogue::instance_type(name).ok_or_else(|| {
-            with_nearest(
-                Failure::error(format!("instance type {name:?} is not in the table")),
-                &catalogue::nearest_instance_types(name),
-            )
+            let error = Error::InstanceType { name: name.clone() };
+            with_nearest(error.into(), &catalogue::nearest_instance_types(name))
         })?;
         if !found.iter().any(|known| known.name == info.name) {
             found.push(info);
@@ -107,7 +156,7 @@ fn model(args: &Args) -> Result<Model, Failure> {
     }
     match args.kv_bytes_per_token {
         Some(bytes) => model.kv_bytes_per_token = bytes,
-        None if own => return Err(missing_kv()),
+        None if own => return Err(Error::NoCacheSize.into()),
         None => {}
     }
     override_with(&mut model.attention_heads, args.attention_heads);
@@ -127,34 +176,21 @@ fn override_with(field: &mut u32, given: Option<u32>) {
 )]
 fn bytes(gib: f64) -> Result<u64, Failure> {
     if !(gib > 0.0 && gib <= 1e6) {
-        return Err(Failure::error(format!(
-            "--weights-gib must be more than 0 and at most 1000000, not {gib}"
-        )));
+        return Err(Error::Weights { gib }.into());
     }
     Ok((gib * f64::from(1 << 30)).ceil() as u64)
 }
 
-fn missing_kv() -> Failure {
-    Failure::error("--kv-bytes-per-token is needed for a model of your own").with_hint(
-        "It is 2 (keys and values) x KV heads x head size x layers x 2 bytes; for multi-head latent attention \
-         (KV rank + rope size) x layers x 2 bytes.",
-    )
-}
-
 fn unknown_model(args: &Args) -> Failure {
     let Some(name) = &args.model else {
-        return Failure::error(
-            "give a Workspace NAME, -f FILE, --model MODEL, or --weights-gib GIB",
-        )
-        .with_hint("See 'kubectl kaito plan -h' for help and examples");
+        return Error::NoModel.into();
     };
+    let owned = name.clone();
     if catalogue::retired_preset(name).is_some() {
-        return Failure::error(format!(
-            "model {name:?} is retired and no longer served; choose another"
-        ));
+        return Error::Retired { name: owned }.into();
     }
     let failure = with_nearest(
-        Failure::error(format!("model {name:?} is not in the catalogue")),
+        Error::Model { name: owned }.into(),
         &catalogue::nearest_presets(name),
     );
     failure.with_hint("For a model of your own give --weights-gib and --kv-bytes-per-token.")

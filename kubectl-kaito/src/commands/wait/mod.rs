@@ -18,6 +18,40 @@ use self::goal::{Progress, judge, uid};
 
 pub use self::goal::Goal;
 
+/// Why nothing is waited for.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// No `--for`.
+    #[error("unrecognized condition: \"\"")]
+    NoGoal,
+    /// No object and no selector.
+    #[error("resource(s) were provided, but no name was specified")]
+    NoName,
+    /// The selector selects nothing.
+    #[error("no matching resources found")]
+    NothingFound,
+    /// The object is not there, in the server's words.
+    #[error("Error from server (NotFound): {resource} {name:?} not found")]
+    NotFound {
+        /// Its resource.
+        resource: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NoGoal => {
+                Self::of(&error).with_hint("Name the state with --for, for example: --for ready")
+            }
+            Error::NotFound { .. } => Self::verbatim(error),
+            _ => Self::of(&error),
+        }
+    }
+}
+
 /// Flags of `wait`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
@@ -88,8 +122,7 @@ pub struct Waiter<'a> {
 /// Bad arguments, a refusal of the server, timeout (exit 4), or a state that waiting cannot change (exit 5).
 pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     if args.goals.is_empty() {
-        return Err(Failure::error("unrecognized condition: \"\"")
-            .with_hint("Name the state with --for, for example: --for ready"));
+        return Err(Error::NoGoal.into());
     }
     let goals: Vec<Goal> = args
         .goals
@@ -99,9 +132,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let (kind, targets) = kinds::arguments(&args.names)?;
     let selecting = args.all || args.selector.is_some() || args.field_selector.is_some();
     if targets.is_empty() && !selecting {
-        return Err(Failure::error(
-            "resource(s) were provided, but no name was specified",
-        ));
+        return Err(Error::NoName.into());
     }
     let cluster = Cluster::connect(context).await?;
     let deadline = match args.timeout {
@@ -116,7 +147,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
         objects.extend(selected(args, &kind, &cluster).await?);
     }
     if objects.is_empty() {
-        return Err(Failure::error("no matching resources found"));
+        return Err(Error::NothingFound.into());
     }
     let waiting = objects.into_iter().map(|(kind, namespace, name)| {
         let waiter = Waiter {
@@ -206,10 +237,8 @@ impl Waiter<'_> {
         let first = waiting::once(self.cluster, &api, &self.name, &resource).await?;
         let uid = uid(first.as_ref());
         if first.is_none() && !matches!(goal, Goal::Deleted | Goal::Created) {
-            return Err(Failure::verbatim(format!(
-                "Error from server (NotFound): {resource} {:?} not found",
-                self.name
-            )));
+            let name = self.name.clone();
+            return Err(Error::NotFound { resource, name }.into());
         }
         let mut last = String::new();
         match judge(goal, first.as_ref(), &uid) {

@@ -5,7 +5,7 @@ use kaito_api::NodeClaim;
 use kube::ResourceExt;
 
 use super::{Depth, Link, advice, latest_warning};
-use crate::view::facts::{Facts, created, node_of, node_of_claim};
+use crate::view::facts::{Facts, created, node_of, node_of_claim, readiness_of_node};
 use crate::view::phase::claim_stage;
 
 /// Links of claims and nodes.
@@ -69,14 +69,7 @@ fn waiting_advice(stage: &str) -> Option<String> {
 
 fn node(facts: &Facts, item: &Node) -> Option<Link> {
     let name = item.name_any();
-    let conditions = item
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_deref())
-        .unwrap_or_default();
-    let ready = conditions
-        .iter()
-        .find(|condition| condition.type_ == "Ready");
+    let ready = readiness_of_node(item);
     let command = Some(format!("kubectl describe node {name}"));
     let object = format!("Node/{name}");
     match ready {

@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use kaito_tests::ending;
 
 /// Measures the scheduler on a real control plane, beside KAITO v0.12.
 #[derive(Debug, Parser)]
@@ -41,13 +42,7 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match measure(&Arguments::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ending::of_work(measure(&Arguments::parse()).await)
 }
 
 async fn measure(arguments: &Arguments) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use kaito_tests::ending;
 
 use client::Client;
 use server::Server;
@@ -67,13 +68,7 @@ async fn main() -> ExitCode {
         }
         None => run(&arguments).await,
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ending::of_work(done)
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {

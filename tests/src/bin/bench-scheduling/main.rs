@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use kaito_tests::ending;
 
 use outcome::Report;
 use side::Side;
@@ -55,13 +56,7 @@ enum Output {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match measure(&Arguments::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ending::of_work(measure(&Arguments::parse()).await)
 }
 
 async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
