@@ -4,9 +4,15 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    DeleteOptions, ObjectMeta, Preconditions as Guards,
+};
 use kube::api::{
     Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
 };
+use kube::core::Status;
 use kube::{Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -78,18 +84,44 @@ impl Error {
     }
 }
 
+/// What became of a request to evict a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evicted {
+    /// It leaves.
+    Leaves,
+    /// It had gone already.
+    Gone,
+    /// A disruption budget does not let it go now, in the API server's words.
+    NotNow(String),
+}
+
+/// Ways to the API server.
+#[derive(Clone)]
+pub struct Clients {
+    /// For everything but evictions.
+    pub usual: Client,
+    /// For evictions: one that repeats nothing by itself. A budget that does not let a pod go answers as a busy server
+    /// does, and the usual client would ask again and again instead of telling us.
+    pub evicting: Client,
+}
+
 /// Sends changes while the claim is current.
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
+    evicting: Client,
     claim: watch::Receiver<Claim>,
 }
 
 impl Writer {
     /// A writer that acts on `claim`.
     #[must_use]
-    pub const fn new(client: Client, claim: watch::Receiver<Claim>) -> Self {
-        Self { client, claim }
+    pub fn new(clients: Clients, claim: watch::Receiver<Claim>) -> Self {
+        Self {
+            client: clients.usual,
+            evicting: clients.evicting,
+            claim,
+        }
     }
 
     /// Whether writes would be sent now.
@@ -223,6 +255,25 @@ impl Writer {
         }
     }
 
+    /// Asks the API server to evict the pod with this name and UID. May be repeated.
+    ///
+    /// # Errors
+    /// See [`Error`]. That a budget does not allow it is an answer, and no error.
+    pub async fn evict(&self, pod: &Key, uid: &str) -> Result<Evicted, Error> {
+        let api: Api<Pod> = Api::namespaced(self.evicting.clone(), &pod.0);
+        let (parameters, eviction) = (PostParams::default(), eviction(pod, uid));
+        let request =
+            api.create_subresource::<_, Status>("eviction", &pod.1, &parameters, &eviction);
+        match self.send::<Pod, _>("evicting", &pod.1, request).await {
+            Ok(_) => Ok(Evicted::Leaves),
+            Err(error) => match error.status() {
+                Some(status) if status.is_not_found() => Ok(Evicted::Gone),
+                Some(status) => not_now(status).map(Evicted::NotNow).ok_or(error),
+                None => Err(error),
+            },
+        }
+    }
+
     /// The namespaced API of a kind.
     #[must_use]
     pub fn namespaced<K>(&self, key: &Key) -> Api<K>
@@ -272,5 +323,65 @@ impl Writer {
                 name: name.to_owned(),
             }),
         }
+    }
+}
+
+/// The request, guarded by the UID: a namesake that came meanwhile stays. Written out because kube's own `evict` sends its
+/// delete options under a name that the API server does not know, and so without the guard.
+fn eviction(pod: &Key, uid: &str) -> Eviction {
+    Eviction {
+        metadata: ObjectMeta {
+            namespace: Some(pod.0.clone()),
+            name: Some(pod.1.clone()),
+            ..ObjectMeta::default()
+        },
+        delete_options: Some(DeleteOptions {
+            preconditions: Some(Guards {
+                uid: Some(uid.to_owned()),
+                ..Guards::default()
+            }),
+            ..DeleteOptions::default()
+        }),
+    }
+}
+
+/// What a disruption budget says against an eviction; a server that is merely busy answers with the same code.
+fn not_now(status: &Status) -> Option<String> {
+    let causes = status.details.as_ref()?.causes.iter();
+    let mut budgets = causes.filter(|cause| cause.reason == "DisruptionBudget");
+    let found = budgets.next().filter(|_| status.code == 429)?;
+    Some(format!("{}: {}", status.message, found.message))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use serde_json::json;
+
+    use super::{eviction, not_now};
+
+    #[test]
+    fn an_eviction_carries_the_pods_uid_where_the_api_server_looks_for_it() {
+        let pod = ("ns".to_owned(), "p".to_owned());
+        let sent = serde_json::to_value(eviction(&pod, "u1")).unwrap();
+        assert_eq!(sent["deleteOptions"]["preconditions"]["uid"], "u1");
+        assert_eq!(sent["apiVersion"], "policy/v1");
+        assert_eq!(sent["kind"], "Eviction");
+    }
+
+    #[test]
+    fn a_budgets_no_is_told_from_a_busy_server() {
+        let answer = |causes| -> Status {
+            serde_json::from_value(json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": "Cannot evict pod", "reason": "TooManyRequests", "code": 429,
+                "details": {"causes": causes},
+            }))
+            .unwrap()
+        };
+        let budget = json!([{"reason": "DisruptionBudget", "message": "needs 1 healthy pods"}]);
+        let words = not_now(&answer(budget)).unwrap();
+        assert_eq!(words, "Cannot evict pod: needs 1 healthy pods");
+        assert_eq!(not_now(&answer(json!([]))), None);
     }
 }
