@@ -5,10 +5,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::policy::v1::Eviction;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
-    DeleteOptions, ObjectMeta, Preconditions as Guards,
-};
+use kaito_api::eviction;
 use kube::api::{
     Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
 };
@@ -261,9 +258,10 @@ impl Writer {
     /// See [`Error`]. That a budget does not allow it is an answer, and no error.
     pub async fn evict(&self, pod: &Key, uid: &str) -> Result<Evicted, Error> {
         let api: Api<Pod> = Api::namespaced(self.evicting.clone(), &pod.0);
-        let (parameters, eviction) = (PostParams::default(), eviction(pod, uid));
+        let body = eviction::eviction(&pod.0, &pod.1, uid);
+        let parameters = PostParams::default();
         let request =
-            api.create_subresource::<_, Status>("eviction", &pod.1, &parameters, &eviction);
+            api.create_subresource::<_, Status>(eviction::SUBRESOURCE, &pod.1, &parameters, &body);
         match self.send::<Pod, _>("evicting", &pod.1, request).await {
             Ok(_) => Ok(Evicted::Leaves),
             Err(error) => match error.status() {
@@ -326,25 +324,6 @@ impl Writer {
     }
 }
 
-/// The request, guarded by the UID: a namesake that came meanwhile stays. Written out because kube's own `evict` sends its
-/// delete options under a name that the API server does not know, and so without the guard.
-fn eviction(pod: &Key, uid: &str) -> Eviction {
-    Eviction {
-        metadata: ObjectMeta {
-            namespace: Some(pod.0.clone()),
-            name: Some(pod.1.clone()),
-            ..ObjectMeta::default()
-        },
-        delete_options: Some(DeleteOptions {
-            preconditions: Some(Guards {
-                uid: Some(uid.to_owned()),
-                ..Guards::default()
-            }),
-            ..DeleteOptions::default()
-        }),
-    }
-}
-
 /// What a disruption budget says against an eviction; a server that is merely busy answers with the same code.
 fn not_now(status: &Status) -> Option<String> {
     let causes = status.details.as_ref()?.causes.iter();
@@ -358,16 +337,7 @@ mod tests {
     use kube::core::Status;
     use serde_json::json;
 
-    use super::{eviction, not_now};
-
-    #[test]
-    fn an_eviction_carries_the_pods_uid_where_the_api_server_looks_for_it() {
-        let pod = ("ns".to_owned(), "p".to_owned());
-        let sent = serde_json::to_value(eviction(&pod, "u1")).unwrap();
-        assert_eq!(sent["deleteOptions"]["preconditions"]["uid"], "u1");
-        assert_eq!(sent["apiVersion"], "policy/v1");
-        assert_eq!(sent["kind"], "Eviction");
-    }
+    use super::not_now;
 
     #[test]
     fn a_budgets_no_is_told_from_a_busy_server() {
