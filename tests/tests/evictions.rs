@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -320,10 +322,13 @@ async fn two_half_empty_nodes_become_one_where_that_is_asked_for_and_only_there(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_between_two_evictions_the_scheduler_carries_on_where_it_was() {
+    let crashes_left = AtomicUsize::new(2);
     let faults = Faults {
-        rule: Arc::new(|write| {
-            let first = write.before == 0 && write.path.ends_with("/eviction");
-            first.then_some(Fault::Crash)
+        rule: Arc::new(move |write| {
+            let evicts = write.path.ends_with("/eviction");
+            let left = |left: usize| left.checked_sub(1);
+            let crashes = evicts && crashes_left.fetch_update(SeqCst, SeqCst, left).is_ok();
+            crashes.then_some(Fault::Crash)
         }),
         watch_life: None,
     };
@@ -348,7 +353,7 @@ async fn killed_between_two_evictions_the_scheduler_carries_on_where_it_was() {
             .unwrap();
         namespace.name().to_owned()
     };
-    // Each path crashes once: both victims' evictions were the last act of a process.
+    // Two processes end with an eviction as their last act.
     let mut crashes = Vec::new();
     let workspaces: Api<Workspace> = Api::namespaced(client.clone(), &name);
     loop {
@@ -368,7 +373,7 @@ async fn killed_between_two_evictions_the_scheduler_carries_on_where_it_was() {
         cluster.proxy().unwrap().recover();
         cluster.start_scheduler().await.unwrap();
     }
-    assert!(!crashes.is_empty());
+    assert_eq!(crashes.len(), 2, "{crashes:?}");
     let pods: Api<Pod> = Api::namespaced(client.clone(), &name);
     wait_for_all(&pods, "", "each has one pod", LIMIT, |all| all.len() == 3)
         .await

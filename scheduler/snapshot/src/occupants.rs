@@ -50,7 +50,7 @@ pub fn occupants(
     now_seconds: i64,
 ) -> Occupants {
     let budgets = Budgets::new(budgets);
-    let sized: HashMap<(&str, &str), Sized<'_>> = objects
+    let sized: HashMap<(&str, &str), SizedWorkspace<'_>> = objects
         .workspaces
         .iter()
         .filter(|(workspace, _)| workspace.metadata.deletion_timestamp.is_none())
@@ -75,12 +75,12 @@ pub fn occupants(
     }
 }
 
-type Sized<'a> = (&'a Workspace, &'a Sizing);
+type SizedWorkspace<'a> = (&'a Workspace, &'a Sizing);
 
 /// Pods that come and go together.
 #[derive(Default)]
 struct Crew<'a> {
-    workspace: Option<Sized<'a>>,
+    workspace: Option<SizedWorkspace<'a>>,
     /// Those that have a node, with it.
     here: Vec<(&'a Pod, String)>,
     /// Those behind the gate.
@@ -95,7 +95,7 @@ struct Crew<'a> {
 fn crews<'a>(
     objects: &'a Objects,
     memory: &Memory,
-    sized: &HashMap<(&'a str, &'a str), Sized<'a>>,
+    sized: &HashMap<(&'a str, &'a str), SizedWorkspace<'a>>,
 ) -> BTreeMap<String, Crew<'a>> {
     let by_host = nodes_by_host(&objects.nodes);
     let mut crews: BTreeMap<String, Crew<'a>> = BTreeMap::new();

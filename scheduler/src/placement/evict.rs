@@ -3,7 +3,7 @@
 //! Each eviction is guarded by the pod's UID, so that a repeat meets the same pod or nobody, and a disruption budget that
 //! says no is waited for. Nothing needs to be remembered of whom a place was made for: the room of evicted pods counts as
 //! room on its way, which the planner promises by priority, and the evicted are of lower priority than whoever they left
-//! for.
+//! for. A process that ends between two evictions leaves the rest to the next one, which plans anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,13 +46,13 @@ pub async fn carry_out(
     objects: &Objects,
     evictions: &Evictions,
 ) -> bool {
-    let Evicting {
+    let Some(Evicting {
         occupants,
         evictions,
-    } = evictions.evicting();
-    if evictions.preemptions.is_empty() && evictions.consolidations.is_empty() {
+    }) = evictions.due()
+    else {
         return false;
-    }
+    };
     let orders = Orders::new(objects, occupants);
     let mut failed = false;
     for preemption in &evictions.preemptions {
@@ -176,12 +176,16 @@ fn gone(
         Ok(Evicted::Gone) => true,
         Ok(Evicted::NotNow(why)) => {
             tracing::info!(namespace, name, why, "a budget keeps the pod for now");
+            memory.refuse(why);
             false
         }
+        // It is another pod by now; the next plan knows it.
+        Err(error) if error.is_stale() => false,
         // Without an answer it may go; asking again does no harm.
         Err(error) => {
             let error = crate::error_chain(&error);
             tracing::warn!(namespace, name, error, "the pod was not evicted");
+            memory.refuse(error);
             false
         }
     }

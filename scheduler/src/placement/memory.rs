@@ -34,6 +34,7 @@ pub struct LoopMemory {
     blocked: BTreeMap<String, (BlockedOffer, u32)>,
     told: HashMap<Key, Instant>,
     evicted: HashMap<Key, (String, Instant)>,
+    refused: Option<(String, Instant)>,
     emptying: BTreeSet<String>,
     moved: Option<Instant>,
 }
@@ -58,6 +59,18 @@ impl LoopMemory {
     /// The pod with this UID was evicted.
     pub fn evict(&mut self, pod: Key, uid: String) {
         self.evicted.insert(pod, (uid, Instant::now()));
+    }
+
+    /// An eviction was refused, for this reason.
+    pub fn refuse(&mut self, why: String) {
+        self.refused = Some((why, Instant::now()));
+    }
+
+    /// Why an eviction was refused within the last `pause`, if one was.
+    #[must_use]
+    pub fn refusal(&self, pause: Duration) -> Option<&str> {
+        let (why, at) = self.refused.as_ref()?;
+        (at.elapsed() < pause).then_some(why.as_str())
     }
 
     /// The pods of a node are about to be moved; nobody is sent to it from now on.

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::shared::{Shared, Verdict};
 use memory::LoopMemory;
 use record::Recorder;
-use victims::{Evictions, Moves};
+use victims::{Bounds, Decision, Evictions, Moves};
 
 /// Changes that arrive together are planned together; also the least time between two rounds.
 const DEBOUNCE: Duration = Duration::from_millis(5);
@@ -31,6 +31,8 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 const OUTSTANDING: Duration = Duration::from_secs(5);
 /// A round while pods are leaving whose room is promised: one that is stuck must not hold it for ever.
 const LEAVING: Duration = Duration::from_secs(30);
+/// After an eviction was refused nobody is asked again for so long.
+const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 /// A round without any change, in case a watch missed one.
 const RESYNC: Duration = Duration::from_secs(600);
 
@@ -84,15 +86,22 @@ async fn round(
     if is_broken(shared, &check::check(&snapshot, &plan)) {
         return RESYNC;
     }
-    let moves = match memory.has_moved_within(shared.config.pause_between_moves) {
-        true => Moves::NotYet,
-        false => Moves::Due,
-    };
-    let evictions = victims::decide(shared, &objects, &picture, (&snapshot, &plan), moves);
-    if let (Some(recorder), Some(sequel)) = (recorder, evictions.recorded()) {
+    let decision = victims::decide(
+        shared,
+        &objects,
+        &picture,
+        (snapshot, plan),
+        bounds(shared, memory),
+    );
+    if let (Some(recorder), Some(sequel)) = (recorder, decision.recorded()) {
         let (snapshot, plan, evicting) = sequel;
         recorder.record(snapshot, plan, Some(evicting)).await;
     }
+    let Decision {
+        snapshot,
+        plan,
+        evictions,
+    } = decision;
     measure(shared, &snapshot, &plan);
     judge(shared, &plan, &evictions);
     tell::tell(shared, memory, &objects, &snapshot, &plan, &evictions).await;
@@ -106,7 +115,22 @@ async fn round(
     if memory.is_waiting() {
         return OUTSTANDING.min(next);
     }
-    next
+    match memory.refusal(AFTER_REFUSAL) {
+        Some(_) => AFTER_REFUSAL.min(next),
+        None => next,
+    }
+}
+
+fn bounds<'m>(shared: &Shared, memory: &'m LoopMemory) -> Bounds<'m> {
+    let pause = shared.config.pause_between_moves;
+    Bounds {
+        moves: if memory.has_moved_within(pause) {
+            Moves::NotYet
+        } else {
+            Moves::Due
+        },
+        refused: memory.refusal(AFTER_REFUSAL),
+    }
 }
 
 fn think(
