@@ -263,6 +263,7 @@ impl Writer {
         let request =
             api.create_subresource::<_, Status>(eviction::SUBRESOURCE, &pod.1, &parameters, &body);
         match self.send::<Pod, _>("evicting", &pod.1, request).await {
+            Ok(answer) if answer.is_failure() => Ok(Evicted::NotNow(answer.message)),
             Ok(_) => Ok(Evicted::Leaves),
             Err(error) => match error.status() {
                 Some(status) if status.is_not_found() => Ok(Evicted::Gone),

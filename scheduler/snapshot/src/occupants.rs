@@ -75,6 +75,22 @@ pub fn occupants(
     }
 }
 
+/// A priority that nobody who runs is below, found without a closer look: where it is not below that of whoever waits,
+/// [`occupants`] need not be asked.
+#[must_use]
+pub fn lowest_priority(objects: &Objects) -> Option<i32> {
+    let of_workspaces = objects.workspaces.iter().filter_map(|(workspace, _)| {
+        let scheduling = workspace.spec.scheduling.as_ref()?;
+        scheduling.priority
+    });
+    let ours = objects.pods.iter().filter(|found| pod::is_ours(found));
+    let of_pods = ours.map(|found| {
+        let spec = found.spec.as_ref();
+        spec.and_then(|spec| spec.priority).unwrap_or(0)
+    });
+    of_workspaces.chain(of_pods).min()
+}
+
 type SizedWorkspace<'a> = (&'a Workspace, &'a Sizing);
 
 /// Pods that come and go together.

@@ -16,7 +16,7 @@ use kaito_placement::eviction::{Occupants, Running};
 use kaito_placement::snapshot::Snapshot;
 use kaito_snapshot::cluster::{Memory, Objects, snapshot};
 use kaito_snapshot::leaving::Leaving;
-use kaito_snapshot::occupants::{Preemption, Rules, occupants};
+use kaito_snapshot::occupants::{Preemption, Rules, lowest_priority, occupants};
 use kaito_snapshot::sizing::{Surroundings, size};
 use serde::de::DeserializeOwned;
 
@@ -154,6 +154,20 @@ fn a_workspace_without_a_priority_has_that_of_its_pods_class() {
     let classed = pod("phi-a", "kaito.sh/workspace: phi", "", ", priority: 40");
     let found = seen(&[serving("phi", "", "")], vec![classed]).running;
     assert_eq!(found[0].priority, 40);
+}
+
+#[test]
+fn the_quick_look_never_overlooks_somebody_of_low_priority() {
+    let pods = || {
+        let classed = pod("phi-a", "kaito.sh/workspace: phi", "", ", priority: 40");
+        vec![classed, pod("a", "kaito.sh/gang: a", "", ", priority: 30")]
+    };
+    for (scheduling, lowest) in [("", 30), (", scheduling: {priority: -5}", -5)] {
+        let all = objects(&[serving("phi", "", scheduling)], pods());
+        let found = occupants(&all, &[], &Memory::default(), &RULES, NOW);
+        let named = found.running.iter().map(|one| one.priority).min();
+        assert_eq!((lowest_priority(&all), named), (Some(lowest), Some(lowest)));
+    }
 }
 
 #[test]

@@ -115,14 +115,18 @@ pub fn decide(
 ) -> Decision {
     let rules = shared.config.evictions;
     let (snapshot, plan) = &picture;
-    let wait = plan.waiting.iter().any(lacks_room);
+    let highest = highest_waiting(snapshot, plan);
     let at_rest = plan.waiting.is_empty()
         && plan.assignments.is_empty()
         && plan.purchases.is_empty()
         && memory.evicted.is_empty()
         && snapshot.nodes.iter().all(|node| node.leaving_pods == 0);
     let may_move = rules.most_moves > 0 && bounds.moves == Moves::Due && bounds.refused.is_none();
-    if wait && rules.preemption == Allowed::On {
+    let lowest = occupants::lowest_priority(objects);
+    let below = |highest: &i32| lowest.is_some_and(|lowest| lowest < *highest);
+    if let Some(highest) = highest.filter(below)
+        && rules.preemption == Allowed::On
+    {
         let hunt = Hunt {
             shared,
             objects,
@@ -130,9 +134,9 @@ pub fn decide(
             occupants: occupants(shared, objects, memory, snapshot),
             refused: bounds.refused,
         };
-        return hunt.preempt(picture);
+        return hunt.preempt(picture, highest);
     }
-    if !wait && at_rest && may_move {
+    if at_rest && may_move {
         let occupants = occupants(shared, objects, memory, snapshot);
         let evictions = evictions(shared, snapshot, plan, occupants, None);
         return Decision::of(picture, evictions);
@@ -166,11 +170,8 @@ struct Hunt<'a> {
 
 impl Hunt<'_> {
     /// Makes place for those who lack room.
-    fn preempt(self, picture: Picture) -> Decision {
+    fn preempt(self, picture: Picture, highest: i32) -> Decision {
         let (snapshot, plan) = &picture;
-        let Some(highest) = highest_waiting(snapshot, plan) else {
-            return Decision::of(picture, Evictions::default());
-        };
         let mut running = self.occupants.running.iter();
         if !running.any(|one| one.priority < highest) {
             return Decision::of(picture, Evictions::default());
