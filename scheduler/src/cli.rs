@@ -291,10 +291,8 @@ async fn clients(connection: &Connection) -> anyhow::Result<Clients> {
         axum::http::header::USER_AGENT,
         axum::http::HeaderValue::from_static(agent),
     ));
-    let once = ClientConfig {
-        default_retry: false,
-        ..config.clone()
-    };
+    let mut once = config.clone();
+    once.default_retry = false;
     let connect =
         |config| Client::try_from(config).context("preparing the connection to the API server");
     Ok(Clients {

@@ -63,7 +63,7 @@ pub enum Error {
 impl Error {
     /// The API server's status, if it answered.
     #[must_use]
-    pub fn status(&self) -> Option<&kube::core::Status> {
+    pub fn status(&self) -> Option<&Status> {
         match self {
             Self::Api { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) => Some(status),
@@ -214,13 +214,7 @@ impl Writer {
             .await
         {
             Ok(created) => Ok(Some(created)),
-            Err(error)
-                if error
-                    .status()
-                    .is_some_and(kube::core::Status::is_already_exists) =>
-            {
-                Ok(None)
-            }
+            Err(error) if error.status().is_some_and(Status::is_already_exists) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -247,7 +241,7 @@ impl Writer {
             .await
         {
             Ok(_) => Ok(()),
-            Err(error) if error.status().is_some_and(kube::core::Status::is_not_found) => Ok(()),
+            Err(error) if error.status().is_some_and(Status::is_not_found) => Ok(()),
             Err(error) => Err(error),
         }
     }

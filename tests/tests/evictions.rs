@@ -196,7 +196,7 @@ async fn a_disruption_budget_keeps_the_less_important_until_it_lets_go_and_the_w
         LIMIT,
         |found| {
             let status = found.and_then(|found| found.status.as_ref());
-            status.is_some_and(|status| status.current_healthy == 1)
+            status.is_some_and(|status| status.current_healthy == Some(1))
         },
     )
     .await

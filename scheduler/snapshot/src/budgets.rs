@@ -101,5 +101,6 @@ fn allowed_now(budget: &PodDisruptionBudget) -> u64 {
     if seen < budget.metadata.generation.unwrap_or(0) {
         return 0;
     }
-    u64::try_from(status.disruptions_allowed).unwrap_or(0)
+    let allowed = status.disruptions_allowed.unwrap_or(0);
+    u64::try_from(allowed).unwrap_or(0)
 }

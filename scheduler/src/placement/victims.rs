@@ -194,6 +194,8 @@ impl Hunt<'_> {
         }
         let mut fewer = snapshot.clone();
         fewer.demands.retain(|one| one.priority >= highest);
+        // A node that is idle now may be for one of those who are left out.
+        fewer.idle_since.clear();
         let plan = planner::plan(&fewer);
         let occupants = self.occupants.clone();
         let evictions = evictions(self.shared, &fewer, &plan, occupants, None);
