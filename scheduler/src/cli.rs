@@ -1,5 +1,7 @@
 //! Command line of `kaito-scheduler`.
 
+mod evictions;
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +21,8 @@ use crate::run::{self, Options};
 use crate::shared::Config;
 use crate::workspace::build::weights::Delivery;
 use crate::workspace::build::{DataReach, Images};
+use crate::writer::Clients;
+use evictions::EvictionArgs;
 
 /// Exit code when leadership was lost: restarting is the cure.
 const EXIT_LEASE_LOST: u8 = 3;
@@ -103,6 +107,8 @@ struct RunArgs {
     /// Whoever may create a Workspace can then have a pod ask them
     #[arg(long)]
     private_data_urls: bool,
+    #[command(flatten)]
+    evictions: EvictionArgs,
     /// Directory to record plans in, one file for each that differs from the last
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
@@ -264,6 +270,10 @@ fn stop_on_signals(shutdown: CancellationToken) -> std::io::Result<()> {
 }
 
 async fn client(connection: &Connection) -> anyhow::Result<Client> {
+    Ok(clients(connection).await?.usual)
+}
+
+async fn clients(connection: &Connection) -> anyhow::Result<Clients> {
     let mut config = match connection.kubeconfig.as_ref() {
         Some(path) => {
             let file = Kubeconfig::read_from(path)
@@ -281,13 +291,20 @@ async fn client(connection: &Connection) -> anyhow::Result<Client> {
         axum::http::header::USER_AGENT,
         axum::http::HeaderValue::from_static(agent),
     ));
-    Client::try_from(config).context("preparing the connection to the API server")
+    let mut once = config.clone();
+    once.default_retry = false;
+    let connect =
+        |config| Client::try_from(config).context("preparing the connection to the API server");
+    Ok(Clients {
+        usual: connect(config)?,
+        evicting: connect(once)?,
+    })
 }
 
 async fn run_scheduler(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let client = client(&args.connection).await?;
+    let clients = clients(&args.connection).await?;
     let election = args.election.election("kaito-scheduler");
-    let weights = delivery(&client, args.weights_delivery).await?;
+    let weights = delivery(&clients.usual, args.weights_delivery).await?;
     let options = Options {
         config: Config {
             node_mode: match args.node_provisioner {
@@ -311,11 +328,13 @@ async fn run_scheduler(args: RunArgs, shutdown: CancellationToken) -> anyhow::Re
                 directory,
                 keep: args.record_keep,
             }),
+            evictions: args.evictions.rules(),
+            pause_between_moves: args.evictions.pause_between_moves(),
         },
         election,
         health_address: args.health_address,
     };
-    Ok(run::run(client, options, shutdown).await?)
+    Ok(run::run(clients, options, shutdown).await?)
 }
 
 /// The delivery that was asked for, or the one that the API server's version allows.

@@ -42,6 +42,8 @@ pub struct Metrics {
     pub purchases: Counter,
     /// Nodes given back.
     pub releases: Counter,
+    /// Pods evicted.
+    pub evictions: Counter,
     /// GPUs on available nodes that nobody uses.
     pub gpus_free: Gauge,
     /// 1 while this process leads.
@@ -59,6 +61,7 @@ impl Default for Metrics {
             assignments: Counter::default(),
             purchases: Counter::default(),
             releases: Counter::default(),
+            evictions: Counter::default(),
             gpus_free: Gauge::default(),
             leader: Gauge::default(),
             plan_violations: Counter::default(),
@@ -78,6 +81,7 @@ impl Metrics {
             assignments,
             purchases,
             releases,
+            evictions,
             gpus_free,
             leader,
             plan_violations,
@@ -97,6 +101,7 @@ impl Metrics {
         all.register("assignments", "Pods sent to nodes", assignments.clone());
         all.register("purchases", "Nodes ordered", purchases.clone());
         all.register("releases", "Nodes given back", releases.clone());
+        all.register("evictions", "Pods evicted", evictions.clone());
         all.register("gpus_free", "GPUs that nobody uses", gpus_free.clone());
         all.register("leader", "Whether this process leads", leader.clone());
         all.register(

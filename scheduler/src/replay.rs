@@ -35,6 +35,16 @@ fn report(recording: &Recording, replayed: &Replayed) -> String {
         plan.releases.len(),
         plan.waiting.len(),
     );
+    if recording.evicting.is_some() {
+        let preemptions = replayed.evictions.preemptions.iter();
+        let victims: usize = preemptions.map(|one| one.victims.len()).sum();
+        let consolidations = replayed.evictions.consolidations.iter();
+        let moves: usize = consolidations.map(|one| one.moves.len()).sum();
+        let _ = writeln!(
+            text,
+            "evictions planned again: {victims} workloads leave for others, {moves} pods move"
+        );
+    }
     for violation in &replayed.recorded_violations {
         let _ = writeln!(text, "the recorded plan is not sound: {violation}");
     }
@@ -52,9 +62,10 @@ fn report(recording: &Recording, replayed: &Replayed) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kaito_placement::eviction::{self, Occupants, Running, RunningMember};
     use kaito_placement::planner;
-    use kaito_placement::replay::Recording;
-    use kaito_placement::snapshot::{Demand, Snapshot};
+    use kaito_placement::replay::{Evicting, Recording};
+    use kaito_placement::snapshot::{Demand, Node, Resources, Snapshot};
 
     use super::report;
 
@@ -77,6 +88,62 @@ mod tests {
         let replayed = recording.replay().unwrap();
         assert!(replayed.is_same());
         assert!(report(&recording, &replayed).contains("the same plan, bit for bit"));
+    }
+
+    /// One node, full; somebody more important waits.
+    fn recording_with_a_victim() -> Recording {
+        let mut recording = recording();
+        let one_gpu = Resources {
+            gpus: 1,
+            ..Resources::default()
+        };
+        recording.snapshot.nodes = vec![Node {
+            name: "n".to_owned(),
+            available: true,
+            allocatable: one_gpu,
+            used: one_gpu,
+            ..Node::default()
+        }];
+        recording.snapshot.demands[0].per_member = one_gpu;
+        recording.snapshot.demands[0].priority = 1;
+        recording.plan = planner::plan(&recording.snapshot);
+        let occupants = Occupants {
+            running: vec![Running {
+                name: "default/old".to_owned(),
+                preemptible: true,
+                per_member: one_gpu,
+                members: vec![RunningMember {
+                    pod: "old-0".to_owned(),
+                    node: "n".to_owned(),
+                }],
+                ..Running::default()
+            }],
+            ..Occupants::default()
+        };
+        recording.evicting = Some(Evicting {
+            evictions: eviction::plan(&recording.snapshot, &recording.plan, &occupants),
+            occupants,
+        });
+        recording
+    }
+
+    #[test]
+    fn evictions_are_planned_again_and_compared_too() {
+        let mut recording = recording_with_a_victim();
+        let replayed = recording.replay().unwrap();
+        let text = report(&recording, &replayed);
+        assert!(replayed.is_same(), "{text}");
+        assert!(text.contains("1 workloads leave for others"), "{text}");
+        let evicting = recording.evicting.as_mut().unwrap();
+        evicting.evictions.preemptions[0].victims.clear();
+        let replayed = recording.replay().unwrap();
+        assert!(!replayed.is_same());
+        let text = report(&recording, &replayed);
+        assert!(text.contains("the recorded plan is not sound"), "{text}");
+        assert!(
+            text.contains("+ default/phi: phi-0 on n after default/old"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -19,13 +19,13 @@ use crate::queue::Outcome;
 use crate::shared::{Config, Shared};
 use crate::store::{Change, Key, Store, key};
 use crate::workspace::{self, observe};
-use crate::writer::Writer;
+use crate::writer::{Clients, Writer};
 use crate::{http, placement, signals};
 
 /// Workspaces looked at at once. Each mostly waits for the API server.
 const WORKERS: usize = 16;
 /// Watches that run, one per kind.
-const WATCHES: usize = 9;
+const WATCHES: usize = 10;
 /// Longest that stopping may take after the first signal.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
 
@@ -62,15 +62,16 @@ pub enum Error {
 /// # Errors
 /// [`Error`] when it cannot go on.
 pub async fn run(
-    client: Client,
+    clients: Clients,
     options: Options,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let client = clients.usual.clone();
     let claim = Arc::new(watch::Sender::new(match options.election {
         Some(_) => Claim::Following,
         None => Claim::Alone,
     }));
-    let writer = Writer::new(client.clone(), claim.subscribe());
+    let writer = Writer::new(clients, claim.subscribe());
     let reporter = Reporter {
         controller: names::MANAGER.to_owned(),
         instance: None,
@@ -191,6 +192,7 @@ async fn filled(shared: &Shared) {
         stores.nodes.wait_filled(),
         stores.pods.wait_filled(),
         stores.claims.wait_filled(),
+        stores.budgets.wait_filled(),
         stores.deployments.wait_filled(),
         stores.stateful_sets.wait_filled(),
         stores.jobs.wait_filled(),
@@ -244,6 +246,7 @@ fn watches(tasks: &mut JoinSet<Result<(), Error>>, client: &Client, shared: &Arc
     follow(tasks, c, shared, stores.nodes, all(), signals::node);
     follow(tasks, c, shared, stores.pods, all(), signals::pod);
     follow(tasks, c, shared, stores.claims, all(), signals::claim);
+    follow(tasks, c, shared, stores.budgets, all(), signals::budget);
     follow(tasks, c, shared, stores.deployments, ours(), signals::child);
     follow(
         tasks,

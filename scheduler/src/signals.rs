@@ -3,6 +3,7 @@
 //! Only signals: no object is read beyond what says whom it concerns.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kaito_api::{NodeClaim, Workspace, names};
 use kaito_placement::plan::Blocker;
 use kaito_snapshot::pod::{Stand, is_ours, stand, workspace_of};
@@ -87,6 +88,23 @@ pub fn claim(shared: &Shared, change: &Change<NodeClaim>) {
         if waits || bought {
             shared.queue.add(own);
         }
+    }
+}
+
+/// A disruption budget changed: it may let somebody go now.
+pub fn budget(shared: &Shared, change: &Change<PodDisruptionBudget>) {
+    let allowed = |budget: Option<&PodDisruptionBudget>| {
+        budget.map(|budget| {
+            let status = budget.status.as_ref();
+            (
+                budget.metadata.generation,
+                status.and_then(|status| status.observed_generation),
+                status.map(|status| status.disruptions_allowed),
+            )
+        })
+    };
+    if allowed(change.0.as_deref()) != allowed(change.1.as_deref()) {
+        shared.placement.notify_one();
     }
 }
 

@@ -4,9 +4,12 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+use kaito_api::eviction;
 use kube::api::{
     Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
 };
+use kube::core::Status;
 use kube::{Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -60,7 +63,7 @@ pub enum Error {
 impl Error {
     /// The API server's status, if it answered.
     #[must_use]
-    pub fn status(&self) -> Option<&kube::core::Status> {
+    pub fn status(&self) -> Option<&Status> {
         match self {
             Self::Api { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) => Some(status),
@@ -78,18 +81,44 @@ impl Error {
     }
 }
 
+/// What became of a request to evict a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evicted {
+    /// It leaves.
+    Leaves,
+    /// It had gone already.
+    Gone,
+    /// A disruption budget does not let it go now, in the API server's words.
+    NotNow(String),
+}
+
+/// Ways to the API server.
+#[derive(Clone)]
+pub struct Clients {
+    /// For everything but evictions.
+    pub usual: Client,
+    /// For evictions: one that repeats nothing by itself. A budget that does not let a pod go answers as a busy server
+    /// does, and the usual client would ask again and again instead of telling us.
+    pub evicting: Client,
+}
+
 /// Sends changes while the claim is current.
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
+    evicting: Client,
     claim: watch::Receiver<Claim>,
 }
 
 impl Writer {
     /// A writer that acts on `claim`.
     #[must_use]
-    pub const fn new(client: Client, claim: watch::Receiver<Claim>) -> Self {
-        Self { client, claim }
+    pub fn new(clients: Clients, claim: watch::Receiver<Claim>) -> Self {
+        Self {
+            client: clients.usual,
+            evicting: clients.evicting,
+            claim,
+        }
     }
 
     /// Whether writes would be sent now.
@@ -185,13 +214,7 @@ impl Writer {
             .await
         {
             Ok(created) => Ok(Some(created)),
-            Err(error)
-                if error
-                    .status()
-                    .is_some_and(kube::core::Status::is_already_exists) =>
-            {
-                Ok(None)
-            }
+            Err(error) if error.status().is_some_and(Status::is_already_exists) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -218,8 +241,29 @@ impl Writer {
             .await
         {
             Ok(_) => Ok(()),
-            Err(error) if error.status().is_some_and(kube::core::Status::is_not_found) => Ok(()),
+            Err(error) if error.status().is_some_and(Status::is_not_found) => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the API server to evict the pod with this name and UID. May be repeated.
+    ///
+    /// # Errors
+    /// See [`Error`]. That a budget does not allow it is an answer, and no error.
+    pub async fn evict(&self, pod: &Key, uid: &str) -> Result<Evicted, Error> {
+        let api: Api<Pod> = Api::namespaced(self.evicting.clone(), &pod.0);
+        let body = eviction::eviction(&pod.0, &pod.1, uid);
+        let parameters = PostParams::default();
+        let request =
+            api.create_subresource::<_, Status>(eviction::SUBRESOURCE, &pod.1, &parameters, &body);
+        match self.send::<Pod, _>("evicting", &pod.1, request).await {
+            Ok(answer) if answer.is_failure() => Ok(Evicted::NotNow(answer.message)),
+            Ok(_) => Ok(Evicted::Leaves),
+            Err(error) => match error.status() {
+                Some(status) if status.is_not_found() => Ok(Evicted::Gone),
+                Some(status) => not_now(status).map(Evicted::NotNow).ok_or(error),
+                None => Err(error),
+            },
         }
     }
 
@@ -272,5 +316,37 @@ impl Writer {
                 name: name.to_owned(),
             }),
         }
+    }
+}
+
+/// What a disruption budget says against an eviction; a server that is merely busy answers with the same code.
+fn not_now(status: &Status) -> Option<String> {
+    let causes = status.details.as_ref()?.causes.iter();
+    let mut budgets = causes.filter(|cause| cause.reason == "DisruptionBudget");
+    let found = budgets.next().filter(|_| status.code == 429)?;
+    Some(format!("{}: {}", status.message, found.message))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use serde_json::json;
+
+    use super::not_now;
+
+    #[test]
+    fn a_budgets_no_is_told_from_a_busy_server() {
+        let answer = |causes| -> Status {
+            serde_json::from_value(json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": "Cannot evict pod", "reason": "TooManyRequests", "code": 429,
+                "details": {"causes": causes},
+            }))
+            .unwrap()
+        };
+        let budget = json!([{"reason": "DisruptionBudget", "message": "needs 1 healthy pods"}]);
+        let words = not_now(&answer(budget)).unwrap();
+        assert_eq!(words, "Cannot evict pod: needs 1 healthy pods");
+        assert_eq!(not_now(&answer(json!([]))), None);
     }
 }

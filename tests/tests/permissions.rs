@@ -9,13 +9,13 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use kaito_api::{NodeClaim, Workspace, conditions};
 use kaito_tests::Options;
 use kaito_tests::cluster::{Cluster, Parts, SYSTEM_NAMESPACE};
 use kaito_tests::control_plane::read_audit_log;
-use kaito_tests::fixture::Namespace;
+use kaito_tests::fixture::{Namespace, NodeShape, create_node};
 use kaito_tests::reported::is_true;
 use kaito_tests::wait::{wait_for, wait_for_all, wait_for_none};
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -105,7 +105,53 @@ async fn lease_is_renewed(cluster: &Cluster) {
     .unwrap();
 }
 
-/// Drives every path: sharing with another label, several nodes, a configuration, tuning, deletion, release.
+/// A pod of its own that asks for the only GPU of node `own`. Nobody plays that node: a pod ends at once or never.
+fn pod(name: &str, class: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{kaito.sh/gang: {name}}}}}
+spec:
+  schedulingGates: [{{name: kaito.sh/placement}}]
+  nodeSelector: {{kubernetes.io/os: linux}}
+  terminationGracePeriodSeconds: 0
+  {class}
+  containers: [{{name: main, image: example.com/work:1, resources: {{limits: {{nvidia.com/gpu: 1}}}}}}]
+"
+    )
+}
+
+/// A pod makes place for one of higher priority.
+async fn evict(namespace: &Namespace<'_>) {
+    let shape = NodeShape {
+        instance_type: "one-gpu",
+        cpu: 8,
+        memory_gib: 64,
+        gpus: 1,
+    };
+    create_node(&namespace.client(), "own", shape)
+        .await
+        .unwrap();
+    let class = "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: urgent}\nvalue: 10\n";
+    namespace.apply(class).await.unwrap();
+    let pods: Api<Pod> = namespace.api();
+    let bound = |found: Option<&Pod>| {
+        let spec = found.and_then(|found| found.spec.as_ref());
+        spec.is_some_and(|spec| spec.node_name.is_some())
+    };
+    namespace.apply(&pod("calm", "")).await.unwrap();
+    wait_for(&pods, "calm", "the calm pod is bound", LIMIT, bound)
+        .await
+        .unwrap();
+    let urgent = pod("urgent", "priorityClassName: urgent");
+    namespace.apply(&urgent).await.unwrap();
+    wait_for(&pods, "urgent", "the urgent pod is bound", LIMIT, bound)
+        .await
+        .unwrap();
+    assert!(pods.get_opt("calm").await.unwrap().is_none());
+}
+
+/// Drives every other path: sharing with another label, several nodes, a configuration, tuning, deletion, release.
 async fn drive(namespace: &Namespace<'_>) {
     configured_and_shared(namespace).await;
     on_several_nodes(namespace).await;
@@ -192,6 +238,7 @@ async fn the_scheduler_is_refused_nothing_and_granted_nothing_that_it_does_not_u
         .await
         .unwrap();
     let namespace = Namespace::create(cluster.plane(), "rights").await.unwrap();
+    evict(&namespace).await;
     drive(&namespace).await;
     lease_is_renewed(&cluster).await;
     let (asked, refused) = asked(&cluster);

@@ -11,6 +11,7 @@ pub mod admission;
 pub mod catalogue;
 pub mod conditions;
 pub mod crd;
+pub mod eviction;
 pub mod names;
 pub mod nodeclaim;
 pub mod rules;

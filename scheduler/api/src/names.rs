@@ -72,6 +72,9 @@ pub const ANNOTATION_IMAGE_FAMILY: &str = "kaito.sh/node-image-family";
 pub const ANNOTATION_PERFORMANCE_MODE: &str = "kaito.sh/performance-mode";
 /// Annotation: weights from the node's disk, `true` or `false`.
 pub const ANNOTATION_LOCAL_WEIGHTS: &str = "kaito.sh/use-local-weights";
+/// Annotation on Workspaces and pods: `false`, never evicted for others nor moved; `true` on a tuning Workspace, evicted
+/// like any other.
+pub const ANNOTATION_PREEMPTIBLE: &str = "kaito.sh/preemptible";
 /// Annotation on pods: hash of everything that must roll the pod when it changes.
 pub const ANNOTATION_CONTENT_HASH: &str = "kaito.sh/content-hash";
 /// Annotation on claims: UID of the Workspace that the claim was first bought for.

@@ -157,11 +157,17 @@ impl Saving {
 
 /// A gang whose places are held on nodes that are not there yet.
 pub(crate) fn launching(ledger: &Ledger<'_>, demand: &Demand, shares: &[Share]) -> Waiting {
-    let mut claims: Vec<_> = slots_of(ledger, shares)
-        .filter(|slot| slot.stage == Stage::Expected)
+    let expected = || slots_of(ledger, shares).filter(|slot| slot.stage == Stage::Expected);
+    let mut claims: Vec<_> = expected()
+        .filter(|slot| slot.leaving_pods == 0)
         .map(|slot| slot.claim.unwrap_or(slot.name).to_owned())
         .collect();
     claims.sort();
+    let mut leaving: Vec<_> = expected()
+        .filter(|slot| slot.leaving_pods > 0)
+        .map(|slot| slot.name.to_owned())
+        .collect();
+    leaving.sort();
     let types: Vec<_> = slots_of(ledger, shares)
         .filter(|slot| matches!(slot.stage, Stage::Ordered(_)))
         .map(|slot| slot.name)
@@ -174,12 +180,18 @@ pub(crate) fn launching(ledger: &Ledger<'_>, demand: &Demand, shares: &[Share]) 
     if !types.is_empty() {
         parts.push(format!("{} ordered now", tallied(&types)));
     }
+    if !leaving.is_empty() {
+        let pods = expected().map(|slot| slot.leaving_pods).sum();
+        let pods = counted(pods, "pod");
+        parts.push(format!("{pods} to leave {}", leaving.join(", ")));
+    }
     Waiting {
         demand: demand.name.clone(),
         message: format!("needs {}; waits for {}", needs(demand), parts.join(" and ")),
         blocker: Blocker::NodesLaunching {
             ordered: u32::try_from(types.len()).unwrap_or(u32::MAX),
             claims,
+            leaving,
         },
     }
 }

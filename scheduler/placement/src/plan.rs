@@ -130,12 +130,15 @@ pub struct Waiting {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum Blocker {
-    /// Nodes ordered earlier or in this plan; they have been promised.
+    /// Nodes ordered earlier or in this plan, or nodes that pods are leaving; they have been promised.
     NodesLaunching {
         /// Claims (existing) it waits for, by name.
         claims: Vec<String>,
         /// Nodes ordered by this very plan.
         ordered: u32,
+        /// Nodes that pods have yet to leave, by name.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        leaving: Vec<String>,
     },
     /// No node fits and nothing may be bought.
     NoNodeFits {

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Violation};
-use crate::plan::{Place, Plan};
+use crate::eviction::{self, Occupants};
+use crate::plan::{EvictionPlan, Place, Plan};
 use crate::planner::{self, Limits};
 use crate::snapshot::Snapshot;
 
@@ -28,6 +29,19 @@ pub struct Recording {
     pub snapshot: Snapshot,
     /// The plan.
     pub plan: Plan,
+    /// Who was evicted after it, if anybody was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evicting: Option<Evicting>,
+}
+
+/// Evictions, and what they were planned from besides a snapshot and its plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Evicting {
+    /// Who ran.
+    pub occupants: Occupants,
+    /// Who was to leave, and for whom.
+    pub evictions: EvictionPlan,
 }
 
 /// Why a recording cannot be replayed.
@@ -48,6 +62,8 @@ pub enum Error {
 pub struct Replayed {
     /// The plan made now.
     pub plan: Plan,
+    /// The evictions planned now; none if the recording has none.
+    pub evictions: EvictionPlan,
     /// Where it differs from the recorded one, a line each; empty if the two are equal bit for bit.
     pub differences: Vec<String>,
     /// What is wrong with the recorded plan.
@@ -76,6 +92,7 @@ impl Recording {
             limits: Limits::default(),
             snapshot,
             plan,
+            evicting: None,
         }
     }
 
@@ -90,12 +107,45 @@ impl Recording {
             });
         }
         let plan = planner::plan_within(&self.snapshot, &self.limits);
-        Ok(Replayed {
+        let mut replayed = Replayed {
             differences: differences(&self.plan, &plan),
             recorded_violations: check::check(&self.snapshot, &self.plan),
             violations: check::check(&self.snapshot, &plan),
             plan,
-        })
+            evictions: EvictionPlan::default(),
+        };
+        if let Some(evicting) = &self.evicting {
+            self.replay_evictions(evicting, &mut replayed);
+        }
+        Ok(replayed)
+    }
+
+    fn replay_evictions(&self, recorded: &Evicting, replayed: &mut Replayed) {
+        let Evicting {
+            occupants,
+            evictions,
+        } = recorded;
+        let check =
+            |plan, evictions| check::check_evictions(&self.snapshot, plan, occupants, evictions);
+        let now = eviction::plan(&self.snapshot, &replayed.plan, occupants);
+        replayed
+            .recorded_violations
+            .extend(check(&self.plan, evictions));
+        replayed.violations.extend(check(&replayed.plan, &now));
+        let (before, after) = (lines(evictions), lines(&now));
+        let gone = before.iter().filter(|line| !after.contains(line));
+        let new = after.iter().filter(|line| !before.contains(line));
+        replayed
+            .differences
+            .extend(gone.map(|line| format!("- {line}")));
+        replayed
+            .differences
+            .extend(new.map(|line| format!("+ {line}")));
+        if before != after && replayed.differences.is_empty() {
+            let order = "the evictions are the same in another order";
+            replayed.differences.push(order.to_owned());
+        }
+        replayed.evictions = now;
     }
 }
 
@@ -118,6 +168,52 @@ fn differences(recorded: &Plan, now: &Plan) -> Vec<String> {
     }
     if lines.is_empty() && recorded != now {
         lines.push("the plans decide the same in another order".to_owned());
+    }
+    lines
+}
+
+/// Everything that an eviction plan says, in its order.
+fn lines(evictions: &EvictionPlan) -> Vec<String> {
+    let mut lines = Vec::new();
+    for one in &evictions.preemptions {
+        let victims = one.victims.iter();
+        let victims: Vec<String> = victims
+            .map(|victim| {
+                format!(
+                    "{} ({}: {})",
+                    victim.workload,
+                    victim.pods.join(", "),
+                    victim.reason
+                )
+            })
+            .collect();
+        let places: Vec<String> = one
+            .members
+            .iter()
+            .map(|member| format!("{} on {}", member.member, member.node))
+            .collect();
+        lines.push(format!(
+            "{}: {} after {} left: {}",
+            one.demand,
+            places.join(", "),
+            victims.join(", "),
+            one.reason
+        ));
+    }
+    for one in &evictions.refusals {
+        lines.push(format!("{}: {}", one.demand, one.reason));
+    }
+    for one in &evictions.consolidations {
+        let moves = one.moves.iter();
+        let moves: Vec<String> = moves
+            .map(|step| format!("{} of {} to {}", step.pod, step.workload, step.to))
+            .collect();
+        lines.push(format!(
+            "{}: {}: {}",
+            one.node,
+            moves.join(", "),
+            one.reason
+        ));
     }
     lines
 }

@@ -159,6 +159,10 @@ pub struct Node {
     pub expected: bool,
     /// Name of the claim that bought it; absent for nodes that were not bought by us.
     pub claim: Option<String>,
+    /// Pods that leave it. Where there are any, what they hold is no part of `used`, and the node is expected instead of
+    /// available: nobody can go there yet, but the room can be promised.
+    #[serde(skip_serializing_if = "is_none")]
+    pub leaving_pods: u64,
 }
 
 /// What one pod of a demand needs of its node besides resources.
@@ -315,4 +319,8 @@ pub struct Snapshot {
     /// Idle claims and since when each has served nobody, seconds since the epoch. A claim that is not named here is
     /// in use, whatever its GPUs: the caller knows of pods that need none.
     pub idle_since: BTreeMap<String, i64>,
+}
+
+const fn is_none(count: &u64) -> bool {
+    *count == 0
 }

@@ -50,7 +50,7 @@ pub(crate) fn demands(
 }
 
 /// The pod and the demand that it belongs to, unless it is on its way out.
-fn asking(found: &Arc<Pod>) -> Option<(String, &Pod)> {
+pub(crate) fn asking(found: &Arc<Pod>) -> Option<(String, &Pod)> {
     let gang = pod::gang_of(found)?;
     if found.metadata.deletion_timestamp.is_some() {
         return None;
@@ -101,8 +101,11 @@ fn demand(
     Some(Demand {
         name,
         uid: waiting.first()?.metadata.uid.clone().unwrap_or_default(),
-        priority: priority(&specs, &placed_on),
-        created_seconds: waiting.iter().filter_map(created).min().unwrap_or(0),
+        priority: priority(&specs),
+        created_seconds: seniority(
+            &placed_on,
+            waiting.iter().filter_map(created).min().unwrap_or(0),
+        ),
         members: waiting
             .iter()
             .filter_map(|pod| pod.metadata.name.clone())
@@ -118,13 +121,21 @@ fn demand(
     })
 }
 
-/// A gang that is there in part is completed before anybody else gets a GPU.
-fn priority(specs: &[&PodSpec], placed_on: &[String]) -> i32 {
-    if !placed_on.is_empty() {
-        return i32::MAX;
-    }
+/// The highest priority of any member.
+pub(crate) fn priority(specs: &[&PodSpec]) -> i32 {
     let own = specs.iter().filter_map(|spec| spec.priority);
     own.max().unwrap_or(0)
+}
+
+/// A gang that is there in part, by a crash or because a member was lost, is completed before all others of its
+/// priority: half of it is of no use to anybody. Never before those of higher priority: whoever may make pods could
+/// then jump the queue with one that runs and one that waits.
+pub(crate) const fn seniority(placed_on: &[String], created_seconds: i64) -> i64 {
+    if placed_on.is_empty() {
+        created_seconds
+    } else {
+        i64::MIN
+    }
 }
 
 /// What every member surely fits into: of each resource the most that any of them asks for.
@@ -160,7 +171,7 @@ pub fn not_understood(objects: &Objects) -> Vec<(Key, &'static str)> {
 }
 
 /// What a pod demands of its node that the planner does not know; preferences are kube-scheduler's business.
-fn unknown_need(spec: &PodSpec) -> Option<&'static str> {
+pub(crate) fn unknown_need(spec: &PodSpec) -> Option<&'static str> {
     if has_required_affinity(spec) {
         return Some("required affinity");
     }
@@ -259,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gang_of_which_a_part_runs_is_completed_first() {
+    fn a_gang_of_which_a_part_runs_is_completed_before_others_of_its_priority() {
         let mut runs = member("a", "");
         let spec = Arc::make_mut(&mut runs).spec.as_mut().unwrap();
         spec.scheduling_gates = None;
@@ -267,7 +278,7 @@ mod tests {
         let found = of(vec![runs, member("b", "")]);
         assert_eq!(found[0].members, ["b"]);
         assert_eq!(found[0].placed_on, ["gpu-1"]);
-        assert_eq!(found[0].priority, i32::MAX);
+        assert_eq!((found[0].priority, found[0].created_seconds), (0, i64::MIN));
     }
 
     #[test]

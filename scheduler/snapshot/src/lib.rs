@@ -7,11 +7,16 @@
 //! - A pod counts once: on the node it is bound to, else on the node it is pinned to, else as waiting.
 //! - What is unknown (GPU memory of an unlabelled node) is passed on as unknown, never guessed.
 
+mod budgets;
+mod claims;
 pub mod cluster;
 pub mod expectation;
 pub mod gangs;
+pub mod leaving;
 pub mod node;
+pub mod occupants;
 pub mod pod;
 pub mod quantity;
 pub mod runtime;
 pub mod sizing;
+mod workspaces;

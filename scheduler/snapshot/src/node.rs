@@ -73,6 +73,7 @@ pub fn node(node: &Node, claim: Option<&NodeClaim>) -> snapshot::Node {
         unavailable_reason: reason.unwrap_or_default().to_owned(),
         expected,
         claim: claim.and_then(|claim| claim.metadata.name.clone()),
+        leaving_pods: 0,
         labels,
     }
 }
@@ -174,6 +175,7 @@ pub fn expected_node(claim: &NodeClaim) -> Option<snapshot::Node> {
         unavailable_reason: "being launched".to_owned(),
         expected: true,
         claim: Some(name),
+        leaving_pods: 0,
     })
 }
 

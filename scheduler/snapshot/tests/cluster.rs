@@ -97,7 +97,7 @@ fn a_gang_is_shown_only_when_all_its_pods_are_there() {
 }
 
 #[test]
-fn a_half_released_gang_goes_before_everybody_else() {
+fn a_half_released_gang_goes_before_all_others_of_its_priority() {
     let model = workspace(
         "llama",
         "llama-3.3-70b-instruct",
@@ -112,7 +112,8 @@ fn a_half_released_gang_goes_before_everybody_else() {
         ..Objects::default()
     };
     let seen = shown(&[model], rest, &Memory::default());
-    assert_eq!(seen.demands[0].priority, i32::MAX);
+    assert_eq!(seen.demands[0].priority, 0);
+    assert_eq!(seen.demands[0].created_seconds, i64::MIN);
     assert_eq!(seen.demands[0].placed_on, ["n1"]);
 }
 

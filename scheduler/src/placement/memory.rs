@@ -33,6 +33,10 @@ pub struct LoopMemory {
     idle_since: BTreeMap<String, i64>,
     blocked: BTreeMap<String, (BlockedOffer, u32)>,
     told: HashMap<Key, Instant>,
+    evicted: HashMap<Key, (String, Instant)>,
+    refused: Option<(String, Instant)>,
+    emptying: BTreeSet<String>,
+    moved: Option<Instant>,
 }
 
 impl LoopMemory {
@@ -50,6 +54,46 @@ impl LoopMemory {
     pub fn order(&mut self, claim: NodeClaim) {
         self.ordered
             .insert(claim.name_any(), (Arc::new(claim), Instant::now()));
+    }
+
+    /// The pod with this UID was evicted.
+    pub fn evict(&mut self, pod: Key, uid: String) {
+        self.evicted.insert(pod, (uid, Instant::now()));
+    }
+
+    /// An eviction was refused, for this reason.
+    pub fn refuse(&mut self, why: String) {
+        self.refused = Some((why, Instant::now()));
+    }
+
+    /// Why an eviction was refused within the last `pause`, if one was.
+    #[must_use]
+    pub fn refusal(&self, pause: Duration) -> Option<&str> {
+        let (why, at) = self.refused.as_ref()?;
+        (at.elapsed() < pause).then_some(why.as_str())
+    }
+
+    /// The pods of a node are about to be moved; nobody is sent to it from now on.
+    pub fn start_emptying(&mut self, node: &str) {
+        self.emptying.insert(node.to_owned());
+        self.moved = Some(Instant::now());
+    }
+
+    /// A node could not be emptied and serves on.
+    pub fn keep(&mut self, node: &str) {
+        self.emptying.remove(node);
+    }
+
+    /// Opens all nodes that are being emptied again; whether there were any. Not remembered by any object: a process
+    /// that starts anew opens them too.
+    pub fn keep_all(&mut self) -> bool {
+        !std::mem::take(&mut self.emptying).is_empty()
+    }
+
+    /// Whether pods were moved within the last `pause`.
+    #[must_use]
+    pub fn has_moved_within(&self, pause: Duration) -> bool {
+        self.moved.is_some_and(|at| at.elapsed() < pause)
     }
 
     /// Which of the pods that wait have not been told why for `pause`, at most `most` of them. They count as told from
@@ -79,6 +123,7 @@ impl LoopMemory {
             .collect();
         self.pinned
             .retain(|key, (_, at)| gated.contains(key) && at.elapsed() < TRUST);
+        self.forget_evictions(objects);
         let journal = shared.take_journal();
         self.ordered
             .retain(|name, (_, at)| !journal.changed.contains(name) && at.elapsed() < TRUST);
@@ -103,7 +148,13 @@ impl LoopMemory {
                 .iter()
                 .map(|(key, (node, _))| (key.clone(), node.clone()))
                 .collect(),
-            hypothetical: false,
+            evicted: self
+                .evicted
+                .iter()
+                .map(|(key, (uid, _))| (key.clone(), uid.clone()))
+                .collect(),
+            emptying: self.emptying.clone(),
+            ..Memory::default()
         }
     }
 
@@ -114,7 +165,24 @@ impl LoopMemory {
 
     /// Whether a promise is outstanding that no object shows: the next round must not be far.
     pub fn is_waiting(&self) -> bool {
-        !self.pinned.is_empty() || !self.ordered.is_empty()
+        !self.pinned.is_empty() || !self.ordered.is_empty() || !self.evicted.is_empty()
+    }
+
+    /// Forgets the evictions that the objects show, and nodes that are gone.
+    fn forget_evictions(&mut self, objects: &Objects) {
+        let staying = objects
+            .pods
+            .iter()
+            .filter(|found| found.metadata.deletion_timestamp.is_none());
+        let unshown: HashSet<(Key, Option<String>)> = staying
+            .filter(|found| self.evicted.contains_key(&cluster::key_of(found)))
+            .map(|found| (cluster::key_of(found), found.uid()))
+            .collect();
+        self.evicted.retain(|key, (uid, at)| {
+            unshown.contains(&(key.clone(), Some(uid.clone()))) && at.elapsed() < TRUST
+        });
+        let nodes: HashSet<String> = objects.nodes.iter().map(|node| node.name_any()).collect();
+        self.emptying.retain(|node| nodes.contains(node));
     }
 
     /// A refused claim blocks its instance type for a while and is reported on its buyer, where it outlives the claim.

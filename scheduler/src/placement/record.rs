@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use kaito_placement::plan::Plan;
-use kaito_placement::replay::Recording;
+use kaito_placement::replay::{Evicting, Recording};
 use kaito_placement::snapshot::Snapshot;
 
 /// Who recorded it.
@@ -39,9 +39,9 @@ impl Recorder {
         }
     }
 
-    /// Records `plan`, unless it says the same as the last one.
-    pub async fn record(&mut self, snapshot: &Snapshot, plan: &Plan) {
-        if self.last.as_ref() == Some(plan) {
+    /// Records `plan`, unless it says the same as the last one and nobody is evicted.
+    pub async fn record(&mut self, snapshot: &Snapshot, plan: &Plan, evicting: Option<&Evicting>) {
+        if self.last.as_ref() == Some(plan) && evicting.is_none() {
             return;
         }
         self.last = Some(plan.clone());
@@ -51,7 +51,8 @@ impl Recorder {
             snapshot.now_seconds, self.sequence
         );
         let path = self.settings.directory.join(name);
-        let recording = Recording::new(snapshot.clone(), plan.clone(), RECORDED_BY);
+        let mut recording = Recording::new(snapshot.clone(), plan.clone(), RECORDED_BY);
+        recording.evicting = evicting.cloned();
         if let Err(error) = self.write(&path, &recording).await {
             tracing::warn!(path = %path.display(), %error, "the plan was not recorded");
         }
@@ -113,7 +114,7 @@ mod tests {
         for now in [1, 2, 2, 3] {
             let snapshot = snapshot(now);
             let plan = planner::plan(&snapshot);
-            recorder.record(&snapshot, &plan).await;
+            recorder.record(&snapshot, &plan, None).await;
         }
         let mut texts = Vec::new();
         for entry in std::fs::read_dir(&directory).unwrap() {

@@ -14,6 +14,7 @@ use kube::runtime::events::{Event, EventType};
 
 use super::memory::LoopMemory;
 use super::split;
+use super::victims::Evictions;
 use crate::shared::Shared;
 use crate::store::Key;
 
@@ -29,8 +30,9 @@ pub async fn tell(
     objects: &Objects,
     snapshot: &Snapshot,
     plan: &Plan,
+    evictions: &Evictions,
 ) {
-    let reasons = reasons(objects, snapshot, plan);
+    let reasons = reasons(objects, snapshot, plan, evictions);
     let waiting: HashSet<&Key> = reasons.keys().collect();
     let due = memory.untold(&waiting, MOST, AGAIN);
     let events = due.into_iter().filter_map(|key| {
@@ -52,7 +54,12 @@ pub async fn tell(
 }
 
 /// The pods to tell, with what.
-fn reasons(objects: &Objects, snapshot: &Snapshot, plan: &Plan) -> BTreeMap<Key, String> {
+fn reasons(
+    objects: &Objects,
+    snapshot: &Snapshot,
+    plan: &Plan,
+    evictions: &Evictions,
+) -> BTreeMap<Key, String> {
     let first: BTreeMap<&str, &String> = snapshot
         .demands
         .iter()
@@ -61,7 +68,7 @@ fn reasons(objects: &Objects, snapshot: &Snapshot, plan: &Plan) -> BTreeMap<Key,
     let waiting = plan.waiting.iter().filter_map(|one| {
         let (namespace, name) = split(&one.demand);
         let pod = first.get(one.demand.as_str())?;
-        gangs::is_gang(&name).then(|| ((namespace, (*pod).clone()), one.message.clone()))
+        gangs::is_gang(&name).then(|| ((namespace, (*pod).clone()), evictions.message(one)))
     });
     let unknown = gangs::not_understood(objects)
         .into_iter()

@@ -11,7 +11,9 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kaito_api::{NodeClaim, Workspace};
+use kaito_snapshot::occupants::Rules;
 use kaito_snapshot::pod;
 use kaito_snapshot::sizing::NodeMode;
 use kube::api::{Api, PartialObjectMeta};
@@ -47,6 +49,10 @@ pub struct Config {
     pub idle_grace_seconds: i64,
     /// Where plans are recorded, if they are.
     pub record: Option<crate::placement::record::Settings>,
+    /// Whom placement may evict.
+    pub evictions: Rules,
+    /// Least time between two times that pods are moved to save nodes.
+    pub pause_between_moves: Duration,
 }
 
 /// One store per watched kind.
@@ -60,6 +66,8 @@ pub struct Stores {
     pub pods: Store<Pod>,
     /// Node claims.
     pub claims: Store<NodeClaim>,
+    /// Disruption budgets.
+    pub budgets: Store<PodDisruptionBudget>,
     /// Single-node workloads.
     pub deployments: Store<Deployment>,
     /// Multi-node workloads.

@@ -223,6 +223,9 @@ fn placed(observed: &Observed) -> Word {
 #[must_use]
 pub const fn blocker_name(blocker: &Blocker) -> &'static str {
     match blocker {
+        Blocker::NodesLaunching {
+            claims, ordered: 0, ..
+        } if claims.is_empty() => "PodsLeaving",
         Blocker::NodesLaunching { .. } => "NodesLaunching",
         Blocker::NoNodeFits { .. } => "NoNodeFits",
         Blocker::NoInstanceTypeFits { .. } => "NoInstanceTypeFits",

@@ -82,6 +82,13 @@ pub struct Args {
     /// Where nodes come from: karpenter (NodeClaims), byo (existing nodes only) or simulated (pretended machines)
     #[arg(long, value_name = "SOURCE", value_enum, default_value_t = NodeSource::Karpenter, hide_possible_values = true)]
     pub nodes: NodeSource,
+    /// Evict pods of lower priority for those that wait and find no room
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true,
+          value_parser = crate::cli::boolean::parse, value_name = "BOOL", action = clap::ArgAction::Set)]
+    pub preemption: bool,
+    /// Move inference servers together, each starting anew, and give back the bought nodes that become empty
+    #[arg(long)]
+    pub consolidation: bool,
     /// How far to go.
     #[command(flatten)]
     pub dry_run: DryRunFlag,
@@ -117,6 +124,12 @@ fn scheduler_arguments(args: &Args) -> Vec<String> {
     }
     if args.private_data_urls {
         arguments.push("--private-data-urls".to_owned());
+    }
+    if !args.preemption {
+        arguments.push("--preemption=off".to_owned());
+    }
+    if args.consolidation {
+        arguments.push("--consolidation=on".to_owned());
     }
     arguments
 }

@@ -19,6 +19,7 @@ pub fn namespace_flag(facts: &Facts) -> String {
 pub fn placement(reason: &str) -> Option<String> {
     let advice = match reason {
         "NodesLaunching" => "nothing to do: the nodes have been ordered",
+        "PodsLeaving" => "nothing to do: pods of lower priority are making place",
         "NoNodeFits" => {
             "free or add GPUs on nodes that match resource.labelSelector, or let nodes be bought"
         }

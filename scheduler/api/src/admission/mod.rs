@@ -446,6 +446,20 @@ mod tests {
     }
 
     #[test]
+    fn whether_a_workspace_may_be_evicted_is_said_by_true_or_false() {
+        let object = with(
+            "/metadata/annotations",
+            json!({"kaito.sh/preemptible": "no"}),
+        );
+        assert_eq!(validate_create(&object)[0].rule, Some("O12"));
+        let object = with(
+            "/metadata/annotations",
+            json!({"kaito.sh/preemptible": "false"}),
+        );
+        assert_eq!(text(&object), "");
+    }
+
+    #[test]
     fn long_names_are_refused_on_creation_only() {
         let object = with("/metadata/name", json!("a".repeat(53)));
         assert_eq!(validate_create(&object)[0].rule, Some("O1/length"));

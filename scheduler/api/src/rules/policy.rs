@@ -6,7 +6,7 @@ use super::{Rule, Versions, When, inference::names, literals, resource::MIG_PROF
 use crate::catalogue::{Gated, Runtime, instance_types, presets};
 use crate::names::{
     ANNOTATION_BYPASS, ANNOTATION_IMAGE_FAMILY, ANNOTATION_LOCAL_WEIGHTS,
-    ANNOTATION_PERFORMANCE_MODE, ANNOTATION_RUNTIME,
+    ANNOTATION_PERFORMANCE_MODE, ANNOTATION_PREEMPTIBLE, ANNOTATION_RUNTIME,
 };
 
 /// Name of the policy.
@@ -114,6 +114,13 @@ fn annotations() -> Vec<Rule> {
             "metadata.annotations[kaito.sh/runtime]",
             "['vllm', 'transformers', 'native']",
             "annotation kaito.sh/runtime is none of vllm, transformers and native: correct it, or remove it",
+        ),
+        rule(
+            "O12",
+            ANNOTATION_PREEMPTIBLE,
+            "metadata.annotations[kaito.sh/preemptible]",
+            "['true', 'false']",
+            "annotation kaito.sh/preemptible is neither true nor false: correct or remove it",
         ),
     ]
 }

@@ -98,7 +98,7 @@ pub enum PartitionMode {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SchedulingSpec {
-    /// Higher goes first when not all fit; 0 when absent.
+    /// Higher goes first and has lower ones evicted; by default that of its pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<i32>,
 }

@@ -100,6 +100,9 @@ impl<'a> Recount<'a> {
         if !self.facts.plan.waiting.iter().any(waits) {
             self.fault(&demand.name, "the beneficiary does not wait");
         }
+        if self.occupants.yielding.contains(&demand.name) {
+            self.fault(&demand.name, "the beneficiary is not to preempt others");
+        }
         for victim in &preemption.victims {
             self.victim(&victim.workload, &victim.pods, demand);
         }
@@ -138,7 +141,10 @@ impl<'a> Recount<'a> {
         if pods.iter().collect::<Vec<_>>() != all {
             self.fault(name, "the victim does not leave whole");
         }
-        self.not_protected(running);
+        if !running.preemptible {
+            self.fault(name, "it may not be evicted");
+        }
+        self.is_old_enough(running, 0);
         if running.priority >= demand.priority {
             let gpus = u128::from(running.per_member.gpus) * running.members.len() as u128;
             let reclaimed = self.reclaimed.entry(&running.queue).or_default();
@@ -159,12 +165,10 @@ impl<'a> Recount<'a> {
         }
     }
 
-    fn not_protected(&mut self, running: &Running) {
+    fn is_old_enough(&mut self, running: &Running, least_seconds: i64) {
         let now = self.facts.snapshot.now_seconds;
-        if !running.preemptible {
-            self.fault(&running.name, "it may not be evicted");
-        }
-        if now.saturating_sub(running.started_seconds) < running.minimum_runtime_seconds {
+        let least = least_seconds.max(running.minimum_runtime_seconds);
+        if now.saturating_sub(running.started_seconds) < least {
             self.fault(&running.name, "it is younger than its minimum runtime");
         }
     }
@@ -252,7 +256,10 @@ impl<'a> Recount<'a> {
         }
         for one in here {
             self.evicted.insert(one.name.clone(), one);
-            self.not_protected(one);
+            if !one.movable {
+                self.fault(&one.name, "it may not be moved");
+            }
+            self.is_old_enough(one, self.occupants.settled_after_seconds);
         }
         for step in &consolidation.moves {
             if all.iter().any(|one| one.node == step.to) {

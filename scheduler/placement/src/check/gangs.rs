@@ -100,7 +100,11 @@ fn falsehood(facts: &Facts<'_>, demand: &Demand, waiting: &Waiting) -> Option<&'
         Purchase::Cheapest => true,
     };
     match &waiting.blocker {
-        Blocker::NodesLaunching { claims, ordered } => launching(facts, demand, claims, *ordered),
+        Blocker::NodesLaunching {
+            claims,
+            ordered,
+            leaving,
+        } => launching(facts, demand, claims, leaving, *ordered),
         Blocker::NoNodeFits { .. } if may_buy => Some("a node could be bought"),
         Blocker::NoNodeFits {
             fitting_members, ..
@@ -122,6 +126,7 @@ fn launching(
     facts: &Facts<'_>,
     demand: &Demand,
     claims: &[String],
+    leaving: &[String],
     ordered: u32,
 ) -> Option<&'static str> {
     let mine = || facts.placed_of(&demand.name);
@@ -129,19 +134,28 @@ fn launching(
         .filter(|one| matches!(one.place, Place::Purchase { .. }))
         .map(|one| &one.place)
         .collect();
-    let expected: BTreeSet<_> = mine()
-        .filter_map(|one| match &one.place {
+    let absent = || {
+        let nodes = mine().filter_map(|one| match &one.place {
             Place::Node { name } => facts.nodes.get(name.as_str()),
             Place::Purchase { .. } => None,
-        })
-        .filter(|node| !node.available)
+        });
+        nodes.filter(|node| !node.available)
+    };
+    let expected: BTreeSet<_> = absent()
+        .filter(|node| node.leaving_pods == 0)
         .map(|node| node.claim.as_ref().unwrap_or(&node.name))
+        .collect();
+    let left: BTreeSet<_> = absent()
+        .filter(|node| node.leaving_pods > 0)
+        .map(|node| &node.name)
         .collect();
     if expected != claims.iter().collect() {
         Some("names other claims than those it holds places on")
+    } else if left != leaving.iter().collect() {
+        Some("names other nodes that are left than those it holds places on")
     } else if purchases.len() != ordered as usize {
         Some("counts other purchases than those it holds places on")
-    } else if claims.is_empty() && ordered == 0 {
+    } else if claims.is_empty() && leaving.is_empty() && ordered == 0 {
         Some("waits for no node")
     } else {
         None

@@ -107,8 +107,11 @@ impl Tidy<'_> {
 
     fn may_move(&self, running: &Running, site: &Site<'_>) -> bool {
         let age = self.now_seconds.saturating_sub(running.started_seconds);
-        running.preemptible
-            && age >= running.minimum_runtime_seconds
+        let least = running
+            .minimum_runtime_seconds
+            .max(self.occupants.settled_after_seconds);
+        running.movable
+            && age >= least
             && running.members.iter().all(|one| one.node == site.slot.name)
     }
 

@@ -6,7 +6,9 @@
 
 mod cluster;
 mod consolidate;
+mod frontier;
 mod preempt;
+mod protection;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,8 +25,10 @@ pub struct Running {
     pub name: String,
     /// Higher is more important.
     pub priority: i32,
-    /// Whether it may be evicted at all.
+    /// Whether it may be evicted for the sake of others.
     pub preemptible: bool,
+    /// Whether it may be moved to save a node: somebody makes its pods anew, and they may go wherever these may.
+    pub movable: bool,
     /// When it started, seconds since the epoch.
     pub started_seconds: i64,
     /// It is left alone for so long after its start, seconds.
@@ -64,8 +68,12 @@ pub struct Occupants {
     pub surplus_gpus: BTreeMap<String, u64>,
     /// Demands whose queue holds less than its share, by name: they may reclaim from others whatever the priority.
     pub reclaiming: BTreeSet<String>,
+    /// Demands that wait rather than have anybody evicted, by name.
+    pub yielding: BTreeSet<String>,
     /// Most pods that consolidation may move.
     pub most_moves: u64,
+    /// Consolidation leaves a workload alone for so long after its start, seconds.
+    pub settled_after_seconds: i64,
 }
 
 impl Running {

@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::cluster::{Cluster, Site};
+use super::cluster::Cluster;
+use super::frontier::Frontier;
+use super::protection::Turn;
 use super::{Occupants, Running};
 use crate::plan::{Blocker, EvictionPlan, MemberAssignment, Plan, Preemption, Refusal, Victim};
 use crate::planner::class::Likeness;
-use crate::planner::fit::{self, Obstacle};
-use crate::snapshot::{Demand, Resources, Snapshot};
+use crate::planner::fit;
+use crate::snapshot::{Demand, Snapshot};
 
 /// Makes place for the gangs that wait in `plan` though nothing can be bought for them.
 pub(super) fn preempt(snapshot: &Snapshot, plan: &Plan, occupants: &Occupants) -> EvictionPlan {
@@ -38,36 +40,19 @@ pub(super) fn preempt(snapshot: &Snapshot, plan: &Plan, occupants: &Occupants) -
     evictions
 }
 
-/// Pods to evict, then GPU-seconds lost: what freeing a node costs, after the highest priority touched.
-type Price = (i32, u64, u64);
-
 /// The state while gangs are served.
-struct Hunt<'a> {
-    occupants: &'a Occupants,
-    now_seconds: i64,
-    cluster: Cluster<'a>,
-    gone: BTreeSet<usize>,
-    budgets: BTreeMap<&'a str, u64>,
-    surplus: BTreeMap<&'a str, u64>,
-    changes: Vec<usize>,
-    frontiers: BTreeMap<(Likeness<'a>, i32, bool), Frontier>,
+pub(super) struct Hunt<'a> {
+    pub(super) occupants: &'a Occupants,
+    pub(super) now_seconds: i64,
+    pub(super) cluster: Cluster<'a>,
+    pub(super) gone: BTreeSet<usize>,
+    pub(super) budgets: BTreeMap<&'a str, u64>,
+    pub(super) surplus: BTreeMap<&'a str, u64>,
+    pub(super) changes: Vec<usize>,
+    pub(super) frontiers: BTreeMap<(Likeness<'a>, i32, bool), Frontier>,
     /// Why demands of a class and a size were refused, and how many changes there had been: until there are more, the
     /// next of them is refused for the same reason.
-    refused: BTreeMap<(Likeness<'a>, i32, bool, u64), (usize, String)>,
-}
-
-/// What the next member costs on every node, for one class of demands.
-#[derive(Clone, Debug, Default)]
-struct Frontier {
-    queue: BTreeSet<(Price, usize)>,
-    by_site: BTreeMap<usize, Price>,
-    seen: Option<usize>,
-}
-
-/// Whose eviction frees a node for the next member, and what that costs.
-struct Step {
-    victims: Vec<usize>,
-    price: Price,
+    pub(super) refused: BTreeMap<(Likeness<'a>, i32, bool, u64), (usize, String)>,
 }
 
 impl<'a> Hunt<'a> {
@@ -91,6 +76,9 @@ impl<'a> Hunt<'a> {
     }
 
     fn serve(&mut self, demand: &'a Demand) -> Result<Preemption, String> {
+        if self.occupants.yielding.contains(&demand.name) {
+            return Err("nobody is evicted: its pods are not to preempt others".to_owned());
+        }
         let reclaims = self.occupants.reclaiming.contains(&demand.name);
         let wanted = demand.members.len() as u64;
         let key = (Likeness::of(demand), demand.priority, reclaims, wanted);
@@ -154,188 +142,6 @@ impl<'a> Hunt<'a> {
             }
         }
         total
-    }
-
-    /// The cheapest way to room for one more member.
-    fn next_step(&mut self, demand: &'a Demand) -> Option<Step> {
-        let reclaims = self.occupants.reclaiming.contains(&demand.name);
-        let key = (Likeness::of(demand), demand.priority, reclaims);
-        let mut frontier = self.frontiers.remove(&key).unwrap_or_default();
-        let changed: Vec<usize> = match frontier.seen {
-            None => (0..self.cluster.sites.len()).collect(),
-            Some(seen) => self.changes.get(seen..).unwrap_or_default().to_vec(),
-        };
-        frontier.seen = Some(self.changes.len());
-        for position in changed {
-            frontier.update(
-                position,
-                self.step_on(position, demand).map(|step| step.price),
-            );
-        }
-        let mut found = None;
-        // Budgets and shares shrink elsewhere too, so that a price may be out of date: ask again before believing it.
-        while let Some((price, position)) = frontier.queue.first().copied() {
-            let step = self.step_on(position, demand);
-            if let Some(step) = step.filter(|step| step.price == price) {
-                found = Some(step);
-                break;
-            }
-            let now = self.step_on(position, demand).map(|step| step.price);
-            frontier.update(position, now);
-        }
-        self.frontiers.insert(key, frontier);
-        found
-    }
-
-    /// The cheapest tenants of one node whose leaving makes room for one more member there.
-    fn step_on(&self, position: usize, demand: &Demand) -> Option<Step> {
-        let site = self.cluster.sites.get(position)?;
-        let mut slot = site.slot.clone();
-        slot.free = slot.allocatable;
-        if fit::members_that_fit(&slot, demand) == 0 {
-            return None;
-        }
-        slot.free = site.slot.free;
-        let before = fit::members_that_fit(&slot, demand);
-        let mut chosen: Vec<(usize, u64)> = Vec::new();
-        for (tenant, pods) in &site.tenants {
-            if fit::members_that_fit(&slot, demand) > before {
-                break;
-            }
-            if self.may_evict(*tenant, demand, &chosen).is_ok() {
-                chosen.push((*tenant, *pods));
-                slot.free = self.freed(site, &chosen);
-            }
-        }
-        if fit::members_that_fit(&slot, demand) <= before {
-            return None;
-        }
-        // Those taken early may be needless now that a larger one goes: the dearest is spared first.
-        for at in (0..chosen.len()).rev() {
-            let mut fewer = chosen.clone();
-            fewer.remove(at);
-            slot.free = self.freed(site, &fewer);
-            if fit::members_that_fit(&slot, demand) > before {
-                chosen = fewer;
-            }
-        }
-        Some(self.priced(&chosen))
-    }
-
-    fn freed(&self, site: &Site<'_>, chosen: &[(usize, u64)]) -> Resources {
-        let mut free = site.slot.free;
-        for (tenant, pods) in chosen {
-            if let Some(running) = self.occupants.running.get(*tenant) {
-                free = free.saturating_add(&running.per_member.times(*pods));
-            }
-        }
-        free.least(&site.slot.allocatable)
-    }
-
-    fn priced(&self, chosen: &[(usize, u64)]) -> Step {
-        let mut price: Price = (i32::MIN, 0, 0);
-        for running in chosen
-            .iter()
-            .filter_map(|(tenant, _)| self.occupants.running.get(*tenant))
-        {
-            price.0 = price.0.max(running.priority);
-            price.1 = price
-                .1
-                .saturating_add(running.lost_gpu_seconds(self.now_seconds));
-            price.2 = price.2.saturating_add(running.members.len() as u64);
-        }
-        Step {
-            victims: chosen.iter().map(|(tenant, _)| *tenant).collect(),
-            price,
-        }
-    }
-
-    /// Whether a workload may go for `demand` together with `others`; why not, else.
-    fn may_evict(
-        &self,
-        position: usize,
-        demand: &Demand,
-        others: &[(usize, u64)],
-    ) -> Result<(), Protection> {
-        let Some(running) = self.occupants.running.get(position) else {
-            return Err(Protection::Forbidden);
-        };
-        let age = self.now_seconds.saturating_sub(running.started_seconds);
-        if self.gone.contains(&position) {
-            return Err(Protection::Gone);
-        }
-        if !running.preemptible {
-            return Err(Protection::Forbidden);
-        }
-        if age < running.minimum_runtime_seconds {
-            return Err(Protection::Young);
-        }
-        let others = || {
-            let positions = others.iter().map(|(tenant, _)| *tenant);
-            positions.filter_map(|tenant| self.occupants.running.get(tenant))
-        };
-        if running.priority >= demand.priority {
-            let reclaims = self.occupants.reclaiming.contains(&demand.name);
-            let gpus = |one: &Running| one.per_member.gpus.saturating_mul(one.members.len() as u64);
-            let planned: u64 = others()
-                .filter(|other| other.queue == running.queue && other.priority >= demand.priority)
-                .map(gpus)
-                .sum();
-            let surplus = self
-                .surplus
-                .get(running.queue.as_str())
-                .copied()
-                .unwrap_or(0);
-            if !reclaims || planned.saturating_add(gpus(running)) > surplus {
-                return Err(Protection::Rank);
-            }
-        }
-        let pods = running.members.len() as u64;
-        let within_budget = running.budgets.iter().all(|budget| {
-            let planned: u64 = others()
-                .filter(|other| other.budgets.contains(budget))
-                .map(|other| other.members.len() as u64)
-                .sum();
-            let left = self.budgets.get(budget.as_str()).copied().unwrap_or(0);
-            planned.saturating_add(pods) <= left
-        });
-        if within_budget {
-            Ok(())
-        } else {
-            Err(Protection::Budget)
-        }
-    }
-
-    /// Counts a workload out for `demand`, or back in.
-    fn turn(&mut self, position: usize, demand: &Demand, turn: Turn) {
-        let Some(running) = self.occupants.running.get(position) else {
-            return;
-        };
-        let pods = running.members.len() as u64;
-        for (at, count) in self.cluster.spots(running) {
-            if let Some(site) = self.cluster.sites.get_mut(at) {
-                let share = running.per_member.times(count);
-                site.slot.free = match turn {
-                    Turn::Out => site.slot.free.saturating_add(&share),
-                    Turn::Back => site.slot.free.saturating_sub(&share),
-                };
-                self.changes.push(at);
-            }
-        }
-        for budget in &running.budgets {
-            if let Some(left) = self.budgets.get_mut(budget.as_str()) {
-                *left = turn.apply(*left, pods);
-            }
-        }
-        if running.priority >= demand.priority
-            && let Some(surplus) = self.surplus.get_mut(running.queue.as_str())
-        {
-            *surplus = turn.apply(*surplus, running.per_member.gpus.saturating_mul(pods));
-        }
-        match turn {
-            Turn::Out => self.gone.insert(position),
-            Turn::Back => self.gone.remove(&position),
-        };
     }
 
     /// Lets everybody stay without whom the gang fits as well; the dearest is asked first.
@@ -417,88 +223,6 @@ impl<'a> Hunt<'a> {
             victims: running.iter().map(|one| victim(one, demand)).collect(),
             members,
             reason,
-        }
-    }
-
-    /// How many workloads each protection keeps on the nodes that the gang could use.
-    fn refusal(&self, demand: &Demand) -> String {
-        let mut protected: BTreeMap<Protection, BTreeSet<usize>> = BTreeMap::new();
-        let mut usable = 0_u64;
-        for site in &self.cluster.sites {
-            let forbidden =
-                fit::obstacles(&site.slot, demand).any(|one| !matches!(one, Obstacle::TooFull(..)));
-            if forbidden {
-                continue;
-            }
-            usable = usable.saturating_add(1);
-            for (tenant, _) in &site.tenants {
-                if let Err(protection) = self.may_evict(*tenant, demand, &[]) {
-                    protected.entry(protection).or_default().insert(*tenant);
-                }
-            }
-        }
-        let mut parts = vec![format!(
-            "{} on {} that it may use",
-            crate::explain::needs(demand),
-            crate::explain::counted(usable, "node"),
-        )];
-        for (protection, workloads) in &protected {
-            let count = crate::explain::counted(workloads.len() as u64, "workload");
-            parts.push(format!("{count} {}", protection.words()));
-        }
-        if protected.is_empty() {
-            parts.push("too little even if everybody else left".to_owned());
-        }
-        format!("nobody is evicted: {}", parts.join("; "))
-    }
-}
-
-/// Why a workload may not be evicted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Protection {
-    Rank,
-    Forbidden,
-    Young,
-    Budget,
-    Gone,
-}
-
-impl Protection {
-    const fn words(self) -> &'static str {
-        match self {
-            Self::Rank => "of equal or higher priority and within the queue's share",
-            Self::Forbidden => "not preemptible",
-            Self::Young => "younger than the minimum runtime",
-            Self::Budget => "held by a disruption budget",
-            Self::Gone => "leaving for others already",
-        }
-    }
-}
-
-/// Out of the cluster, or back.
-#[derive(Clone, Copy, Debug)]
-enum Turn {
-    Out,
-    Back,
-}
-
-impl Turn {
-    const fn apply(self, left: u64, by: u64) -> u64 {
-        match self {
-            Self::Out => left.saturating_sub(by),
-            Self::Back => left.saturating_add(by),
-        }
-    }
-}
-
-impl Frontier {
-    fn update(&mut self, position: usize, price: Option<Price>) {
-        if let Some(before) = self.by_site.remove(&position) {
-            self.queue.remove(&(before, position));
-        }
-        if let Some(price) = price {
-            self.queue.insert((price, position));
-            self.by_site.insert(position, price);
         }
     }
 }

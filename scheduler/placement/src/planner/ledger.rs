@@ -45,6 +45,8 @@ pub(crate) struct Slot<'a> {
     pub(crate) bought: bool,
     /// Name of the claim that bought it, once there is one.
     pub(crate) claim: Option<&'a str>,
+    /// Pods that leave it; its room is there once they have.
+    pub(crate) leaving_pods: u64,
     /// Everything that pods can use.
     pub(crate) allocatable: Resources,
     /// What nobody uses and nobody was promised.
@@ -209,6 +211,7 @@ fn existing_slot(node: &Node) -> Slot<'_> {
         capacity_type: None,
         bought: node.claim.is_some(),
         claim: node.claim.as_deref(),
+        leaving_pods: node.leaving_pods,
         allocatable: node.allocatable,
         free: node.allocatable.saturating_sub(&node.used),
         serves: node.used.gpus > 0,
@@ -233,6 +236,7 @@ pub(crate) fn fresh_slot<'a>(
         capacity_type: Some(instance_type.capacity_type),
         bought: true,
         claim: None,
+        leaving_pods: 0,
         allocatable: instance_type.allocatable,
         free: instance_type.allocatable,
         serves: false,

@@ -110,7 +110,8 @@ fn a_gang_uses_what_is_there_and_buys_only_the_rest() {
         waiting(&plan, "large").blocker,
         Blocker::NodesLaunching {
             claims: vec!["coming".to_owned()],
-            ordered: 2
+            ordered: 2,
+            leaving: vec![],
         }
     );
     // What the large gang holds is not the small one's.

@@ -176,6 +176,7 @@ fn a_false_blocker_is_found() {
         Blocker::NodesLaunching {
             claims: vec!["coming".to_owned()],
             ordered: 0,
+            leaving: vec![],
         },
         Blocker::NoNodeFits {
             excluded: vec![],

@@ -18,6 +18,7 @@ fn running(name: &str, nodes: &[&str], gpus: u64) -> Running {
     Running {
         name: format!("default/{name}"),
         preemptible: true,
+        movable: true,
         started_seconds: NOW - 600,
         members: nodes
             .iter()
@@ -198,12 +199,45 @@ fn own_nodes_protected_pods_and_parts_of_gangs_are_left_where_they_are() {
         running("full", &["claim-d"], 4),
     ];
     all[1].budgets = vec!["none".to_owned()];
-    let names = ["claim-a", "claim-b", "claim-c", "claim-d"];
+    all.push(Running {
+        movable: false,
+        ..running("settled", &["claim-e"], 1)
+    });
+    let names = ["claim-a", "claim-b", "claim-c", "claim-d", "claim-e"];
     let mut nodes: Vec<_> = names.iter().map(|name| bought(name, 4)).collect();
     nodes.push(node("mine", 4));
     let snapshot = snapshot(occupied(nodes, &all), vec![]);
     let evictions = evict(&snapshot, &occupants(all));
     assert_eq!(evictions.consolidations, []);
+}
+
+#[test]
+fn what_has_just_started_is_not_moved_though_it_might_be_evicted() {
+    let all = vec![running("x", &["claim-a"], 1), running("y", &["claim-b"], 1)];
+    let nodes = occupied(vec![bought("claim-a", 4), bought("claim-b", 4)], &all);
+    let snapshot = snapshot(nodes, vec![]);
+    let settled = |seconds| Occupants {
+        settled_after_seconds: seconds,
+        ..occupants(all.clone())
+    };
+    assert_eq!(evict(&snapshot, &settled(601)).consolidations, []);
+    assert_eq!(evict(&snapshot, &settled(600)).consolidations.len(), 1);
+}
+
+#[test]
+fn a_gang_that_is_not_to_preempt_waits() {
+    let all = vec![running("x", &["n"], 1)];
+    let snapshot = snapshot(
+        occupied(vec![node("n", 1)], &all),
+        vec![important("polite", 1, 1), important("other", 1, 1)],
+    );
+    let occupants = Occupants {
+        yielding: BTreeSet::from(["default/polite".to_owned()]),
+        ..occupants(all)
+    };
+    let evictions = evict(&snapshot, &occupants);
+    assert_eq!(evictions.preemptions[0].demand, "default/other");
+    assert!(evictions.refusals[0].reason.contains("not to preempt"));
 }
 
 #[test]
@@ -257,9 +291,10 @@ fn any_world() -> impl Strategy<Value = (Snapshot, Occupants)> {
         vec((1..=6_u64, any::<bool>()), 1..=5),
         vec(tenant, 0..=8),
         vec(demand, 0..=4),
-        (0..=3_u64, 0..=4_u64, 0..=5_u64),
+        (0..=3_u64, 0..=4_u64, 0..=5_u64, select(vec![0, 300_i64])),
     )
-        .prop_map(|(nodes, tenants, demands, (budget, surplus, most_moves))| {
+        .prop_map(|(nodes, tenants, demands, limits)| {
+            let (budget, surplus, most_moves, settled_after_seconds) = limits;
             let mut nodes: Vec<Node> = (0..)
                 .zip(nodes)
                 .map(|(index, (gpus, ours))| match ours {
@@ -288,6 +323,7 @@ fn any_world() -> impl Strategy<Value = (Snapshot, Occupants)> {
                 let one = Running {
                     priority,
                     preemptible: bits & 7 != 0,
+                    movable: bits & 56 != 0,
                     started_seconds: NOW - age,
                     minimum_runtime_seconds: least,
                     queue: queue.to_owned(),
@@ -302,6 +338,7 @@ fn any_world() -> impl Strategy<Value = (Snapshot, Occupants)> {
                 all.push(one);
             }
             let mut reclaiming = BTreeSet::new();
+            let mut yielding = BTreeSet::new();
             let demands = (0..)
                 .zip(demands)
                 .map(|(index, (members, gpus, priority, spread, reclaims))| {
@@ -310,6 +347,8 @@ fn any_world() -> impl Strategy<Value = (Snapshot, Occupants)> {
                     demand.constraints.spread = spread;
                     if reclaims {
                         reclaiming.insert(demand.name.clone());
+                    } else if priority % 5 == 4 {
+                        yielding.insert(demand.name.clone());
                     }
                     demand
                 })
@@ -322,7 +361,9 @@ fn any_world() -> impl Strategy<Value = (Snapshot, Occupants)> {
                 ]),
                 surplus_gpus: BTreeMap::from([("a".to_owned(), surplus)]),
                 reclaiming,
+                yielding,
                 most_moves,
+                settled_after_seconds,
             };
             (snapshot(nodes, demands), occupants)
         })
@@ -466,7 +507,10 @@ fn every_seeded_fault_in_an_eviction_plan_is_found() {
     let occupants = occupants(all);
     let plan = planner::plan(&world);
     let sound = eviction::plan(&world, &plan, &occupants);
-    let faults: [(&str, fn(&mut EvictionPlan, &mut Occupants)); 8] = [
+    let faults: [(&str, fn(&mut EvictionPlan, &mut Occupants)); 9] = [
+        ("not to preempt", |_, occupants| {
+            occupants.yielding.insert("default/x".to_owned());
+        }),
         ("could be spared", |plan, _| {
             let extra = kaito_placement::plan::Victim {
                 workload: "default/a".to_owned(),

@@ -287,7 +287,8 @@ fn a_gang_that_waits_for_a_launching_node_holds_its_free_places() {
         waiting(&plan, "large").blocker,
         Blocker::NodesLaunching {
             claims: vec!["coming".to_owned()],
-            ordered: 0
+            ordered: 0,
+            leaving: vec![],
         }
     );
     let hold = |name: &str| Hold {
@@ -321,4 +322,28 @@ fn an_overfull_node_is_not_a_reason_to_panic() {
 fn an_empty_snapshot_gives_an_empty_plan() {
     let plan = plan(&snapshot(vec![], vec![]));
     assert_eq!(plan, kaito_placement::plan::Plan::default());
+}
+
+#[test]
+fn room_that_pods_are_leaving_is_kept_for_the_first_in_order() {
+    let left = Node {
+        available: false,
+        expected: true,
+        leaving_pods: 1,
+        ..node("left", 2)
+    };
+    // One place of the large gang is free already; whoever was evicted from it must not come back to it meanwhile.
+    let demands = vec![with_priority(gang("large", 2, 2), 1), gang("evicted", 1, 2)];
+    let plan = plan(&snapshot(vec![node("free", 2), left], demands));
+    let large = waiting(&plan, "large");
+    assert_eq!(
+        large.blocker,
+        Blocker::NodesLaunching {
+            claims: vec![],
+            ordered: 0,
+            leaving: vec!["left".to_owned()],
+        }
+    );
+    assert!(large.message.ends_with("waits for 1 pod to leave left"));
+    waiting(&plan, "evicted");
 }

@@ -103,6 +103,8 @@ pub(crate) fn any_node() -> impl Strategy<Value = Node> {
                     expected: state.1,
                     unavailable_reason: if state.0 { "" } else { "not there" }.to_owned(),
                     claim: bought.then(String::new),
+                    // Half of the nodes on their way are there already, and pods are leaving them.
+                    leaving_pods: u64::from(!state.0 && state.1 && percent % 2 == 0),
                 }
             },
         )

@@ -3,8 +3,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kaito_api::{NodeClaim, names};
-use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
+use kaito_api::{NodeClaim, eviction, names};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Status;
 use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource};
 use serde_json::{Value, json};
@@ -230,11 +231,11 @@ impl<C: Cloud> Lifecycle<C> {
 
     async fn evict(&self, gathered: &Gathered, pod: PodRef) -> Result<(), WriteError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
-        let params = EvictParams {
-            delete_options: Some(guarded(Some(pod.uid.clone()))),
-            ..EvictParams::default()
-        };
-        let answer = send("evict pod", &pod.name, api.evict(&pod.name, &params)).await;
+        let body = eviction::eviction(&pod.namespace, &pod.name, &pod.uid);
+        let params = PostParams::default();
+        let request =
+            api.create_subresource::<_, Status>(eviction::SUBRESOURCE, &pod.name, &params, &body);
+        let answer = send("evict pod", &pod.name, request).await;
         let now = Timestamp::now();
         self.remember(&gathered.provider_id, |machine| {
             let tries = machine.evictions.entry(pod.uid.clone()).or_default();
