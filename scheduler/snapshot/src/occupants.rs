@@ -219,9 +219,9 @@ impl<'a> Crew<'a> {
             let value = annotations?.get(names::ANNOTATION_PREEMPTIBLE)?;
             value.parse::<bool>().ok()
         };
-        let of_workspace = self.workspace.and_then(|(workspace, _)| {
+        let of_workspace = self.workspace.map(|(workspace, _)| {
             let default = workspace.spec.tuning.is_none();
-            Some(wish(workspace.metadata.annotations.as_ref()).unwrap_or(default))
+            wish(workspace.metadata.annotations.as_ref()).unwrap_or(default)
         });
         let mut of_pods = self.here.iter();
         of_workspace == Some(false)

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Violation;
 use crate::names::{
     ANNOTATION_BYPASS, ANNOTATION_IMAGE_FAMILY, ANNOTATION_LOCAL_WEIGHTS,
-    ANNOTATION_PERFORMANCE_MODE, ANNOTATION_RUNTIME,
+    ANNOTATION_PERFORMANCE_MODE, ANNOTATION_PREEMPTIBLE, ANNOTATION_RUNTIME,
 };
 use crate::rules::{Place, Rule, policy_expression, rules};
 
@@ -82,6 +82,7 @@ fn with_escaped_keys(expression: &str) -> String {
         ANNOTATION_IMAGE_FAMILY,
         ANNOTATION_LOCAL_WEIGHTS,
         ANNOTATION_PERFORMANCE_MODE,
+        ANNOTATION_PREEMPTIBLE,
         ANNOTATION_RUNTIME,
     ];
     keys.iter().fold(expression.to_owned(), |text, key| {
