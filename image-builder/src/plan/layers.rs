@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::files::{Extras, FileKind};
-use super::{
-    Compression, Contents, Kind, LayerForm, Options, Plan, PlanError, Sample, Shape, base,
-    documents, key,
-};
+use super::grouping::{Group, groups};
+use super::{Compression, Contents, LayerForm, Options, Plan, PlanError, Sample, Shape, key};
 use crate::archive::{self, Entry, MTIME};
 use crate::content::{Blob, Encoding, Part};
 use crate::digest::{Digest, Hasher};
@@ -75,81 +73,6 @@ pub(crate) fn arrange(
         .collect()
 }
 
-/// Files of one tar layer.
-struct Group<'a> {
-    kind: FileKind,
-    files: Vec<&'a File>,
-    extras: Extras<'a>,
-}
-
-impl<'a> Group<'a> {
-    fn of(kind: FileKind, files: Vec<&'a File>) -> Self {
-        Self {
-            kind,
-            files,
-            extras: Extras::default(),
-        }
-    }
-}
-
-/// Small files by kind, then large ones by kind.
-fn groups<'a>(
-    files: &[&'a File],
-    extras: Extras<'a>,
-    options: &Options,
-) -> Result<Vec<Group<'a>>, PlanError> {
-    if options.kind == Kind::Program {
-        let all = Group::of(FileKind::Code, files.to_vec());
-        return Ok(vec![Group { extras, ..all }]);
-    }
-    let (small, large): (Vec<&File>, Vec<&File>) = files
-        .iter()
-        .partition(|file| file.size < options.small_file_bytes);
-    let mut by_kind: BTreeMap<FileKind, Vec<&File>> = BTreeMap::new();
-    for file in small {
-        by_kind
-            .entry(FileKind::of(&file.path).0)
-            .or_default()
-            .push(file);
-    }
-    let mut groups: Vec<Group<'a>> = by_kind
-        .into_iter()
-        .map(|(kind, files)| Group::of(kind, files))
-        .collect();
-    let share = files_per_layer(large.len(), groups.len(), options)?;
-    let mut large_by_kind: BTreeMap<FileKind, Vec<&File>> = BTreeMap::new();
-    for file in large {
-        large_by_kind
-            .entry(FileKind::of(&file.path).0)
-            .or_default()
-            .push(file);
-    }
-    for (kind, files) in large_by_kind {
-        let shares = files.chunks(share);
-        groups.extend(shares.map(|files| Group::of(kind, files.to_vec())));
-    }
-    documents::check_layers(groups.len(), options)?;
-    Ok(groups)
-}
-
-/// How many large files go into a layer, so that an image can be mounted. Artifacts have no such limit.
-fn files_per_layer(
-    large: usize,
-    small_layers: usize,
-    options: &Options,
-) -> Result<usize, PlanError> {
-    if matches!(options.shape, Shape::ModelPack(_)) {
-        return Ok(1);
-    }
-    let taken = base::base_layers(options)? + small_layers;
-    let left = options.max_layers.saturating_sub(taken);
-    if large <= left {
-        return Ok(1);
-    }
-    // Each of the five kinds may end with a layer that is not full.
-    Ok(large.div_ceil(left.saturating_sub(4).max(1)))
-}
-
 fn raw_layer(file: &File, contents: &Contents) -> Result<Draft, PlanError> {
     let (kind, recognised) = FileKind::of(&file.path);
     let mut annotations = file_annotations(file, recognised)?;
@@ -200,7 +123,7 @@ fn tar_layer(
         form: LayerForm::Tar,
         encoding,
         annotations: tar_annotations(group, &parts, encoding)?,
-        name: group_name(group),
+        name: group.name(),
         files: group.files.iter().map(|file| file.path.clone()).collect(),
     };
     let plain = encoding == Encoding::Plain;
@@ -269,22 +192,6 @@ fn relative(path: &str, target: &str) -> String {
     match format!("{up}{}", from_root.trim_start_matches('/')) {
         here if here.is_empty() => ".".to_owned(),
         target => target,
-    }
-}
-
-fn group_name(group: &Group<'_>) -> String {
-    match group.files.as_slice() {
-        [file] => file.path.clone(),
-        files => {
-            let kind = match group.kind {
-                FileKind::Config => "configuration",
-                FileKind::Doc => "documentation",
-                FileKind::Code => "program",
-                FileKind::Dataset => "data",
-                FileKind::Weight => "weight",
-            };
-            format!("{} {kind} files", files.len())
-        }
     }
 }
 

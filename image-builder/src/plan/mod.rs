@@ -13,6 +13,7 @@
 mod base;
 mod documents;
 pub(crate) mod files;
+mod grouping;
 mod image_config;
 pub mod key;
 mod layers;

@@ -4,7 +4,6 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::too_many_lines,
     clippy::type_complexity,
     reason = "tests fail by panicking, and are tables"
 )]

@@ -253,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn values_stand_alone_also_behind_an_equals_sign_or_a_comma() {
-        let json = vec!["json".to_owned()];
+        let json = ["json".to_owned()];
         assert_eq!(complete(&["get", "-o", "js"]).await.0[0], "json");
         assert_eq!(complete(&["version", "--output=json"]).await.0[0], "json");
         assert_eq!(complete(&["status", "-wo", "json"]).await.0[0], "json");

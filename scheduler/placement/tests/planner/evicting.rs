@@ -269,9 +269,15 @@ fn shielded(mut one: Running, shield: Shield) -> Running {
     one
 }
 
-/// Whatever can be said about a small cluster and who runs there.
-fn any_world() -> impl Strategy<Value = (Snapshot, Occupants)> {
-    let tenant = (
+/// GPUs, priority and kind of budget; age, least runtime and queue; bits, and where its pods are.
+type Tenant = (
+    (u64, i32, usize),
+    (i64, i64, &'static str),
+    (u8, Vec<usize>),
+);
+
+fn any_tenant() -> impl Strategy<Value = Tenant> {
+    (
         (1..=3_u64, 0..=12_i32, 0..=2_usize),
         (
             0..=800_i64,
@@ -279,86 +285,96 @@ fn any_world() -> impl Strategy<Value = (Snapshot, Occupants)> {
             select(vec!["", "a", "b"]),
         ),
         (any::<u8>(), vec(0..6_usize, 1..=3)),
-    );
-    let demand = (
+    )
+}
+
+/// Settles a tenant where there is room for its pods; `None` if there is none at all.
+fn settled(nodes: &mut [Node], index: usize, tenant: Tenant) -> Option<Running> {
+    let ((gpus, priority, kind), (age, least, queue), (bits, spots)) = tenant;
+    let mut names: Vec<String> = Vec::new();
+    let count = nodes.len();
+    for spot in spots {
+        let node = &mut nodes[spot % count];
+        let free = node.allocatable.saturating_sub(&node.used);
+        if free.holds(&pod(gpus)) > 0 {
+            node.used = node.used.saturating_add(&pod(gpus));
+            names.push(node.name.clone());
+        }
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    (!names.is_empty()).then(|| Running {
+        priority,
+        preemptible: bits & 7 != 0,
+        movable: bits & 56 != 0,
+        started_seconds: NOW - age,
+        minimum_runtime_seconds: least,
+        queue: queue.to_owned(),
+        budgets: match kind {
+            0 => vec![],
+            1 => vec!["wide".to_owned()],
+            _ => vec!["wide".to_owned(), "narrow".to_owned()],
+        },
+        ..running(&format!("r{index}"), &names, gpus)
+    })
+}
+
+/// Members, GPUs, priority, whether they spread, whether their queue reclaims.
+type Wish = (usize, u64, i32, bool, bool);
+
+/// The demands, and the names of those that reclaim and of those that have nobody evicted.
+fn wished(wishes: Vec<Wish>) -> (Vec<Demand>, BTreeSet<String>, BTreeSet<String>) {
+    let (mut reclaiming, mut yielding) = (BTreeSet::new(), BTreeSet::new());
+    let demands = (0..)
+        .zip(wishes)
+        .map(|(index, (members, gpus, priority, spread, reclaims))| {
+            let mut demand = with_priority(gang(&format!("d{index}"), members, gpus), priority);
+            demand.constraints.spread = spread;
+            if reclaims {
+                reclaiming.insert(demand.name.clone());
+            } else if priority % 5 == 4 {
+                yielding.insert(demand.name.clone());
+            }
+            demand
+        })
+        .collect();
+    (demands, reclaiming, yielding)
+}
+
+fn any_node_of(index: usize, (gpus, ours): (u64, bool)) -> Node {
+    if ours {
+        bought(&format!("n{index}"), gpus)
+    } else {
+        node(&format!("n{index}"), gpus)
+    }
+}
+
+/// Whatever can be said about a small cluster and who runs there.
+fn any_world() -> impl Strategy<Value = (Snapshot, Occupants)> {
+    let wish = (
         1..=3_usize,
         1..=4_u64,
         0..=12_i32,
         any::<bool>(),
         any::<bool>(),
     );
-    (
-        vec((1..=6_u64, any::<bool>()), 1..=5),
-        vec(tenant, 0..=8),
-        vec(demand, 0..=4),
-        (0..=3_u64, 0..=4_u64, 0..=5_u64, select(vec![0, 300_i64])),
-    )
-        .prop_map(|(nodes, tenants, demands, limits)| {
+    let limits = (0..=3_u64, 0..=4_u64, 0..=5_u64, select(vec![0, 300_i64]));
+    let nodes = vec((1..=6_u64, any::<bool>()), 1..=5);
+    (nodes, vec(any_tenant(), 0..=8), vec(wish, 0..=4), limits).prop_map(
+        |(nodes, tenants, wishes, limits)| {
             let (budget, surplus, most_moves, settled_after_seconds) = limits;
             let mut nodes: Vec<Node> = (0..)
                 .zip(nodes)
-                .map(|(index, (gpus, ours))| match ours {
-                    true => bought(&format!("n{index}"), gpus),
-                    false => node(&format!("n{index}"), gpus),
-                })
+                .map(|(index, shape)| any_node_of(index, shape))
                 .collect();
-            let mut all = Vec::new();
-            for (index, ((gpus, priority, kind), (age, least, queue), (bits, spots))) in
-                (0..).zip(tenants)
-            {
-                let mut names: Vec<&str> = Vec::new();
-                let mut trial = nodes.clone();
-                for spot in spots {
-                    let count = trial.len();
-                    let node = &mut trial[spot % count];
-                    let free = node.allocatable.saturating_sub(&node.used);
-                    if free.holds(&pod(gpus)) > 0 {
-                        node.used = node.used.saturating_add(&pod(gpus));
-                        names.push(&nodes[spot % count].name);
-                    }
-                }
-                if names.is_empty() {
-                    continue;
-                }
-                let one = Running {
-                    priority,
-                    preemptible: bits & 7 != 0,
-                    movable: bits & 56 != 0,
-                    started_seconds: NOW - age,
-                    minimum_runtime_seconds: least,
-                    queue: queue.to_owned(),
-                    budgets: match kind {
-                        0 => vec![],
-                        1 => vec!["wide".to_owned()],
-                        _ => vec!["wide".to_owned(), "narrow".to_owned()],
-                    },
-                    ..running(&format!("r{index}"), &names, gpus)
-                };
-                nodes = trial;
-                all.push(one);
-            }
-            let mut reclaiming = BTreeSet::new();
-            let mut yielding = BTreeSet::new();
-            let demands = (0..)
-                .zip(demands)
-                .map(|(index, (members, gpus, priority, spread, reclaims))| {
-                    let mut demand =
-                        with_priority(gang(&format!("d{index}"), members, gpus), priority);
-                    demand.constraints.spread = spread;
-                    if reclaims {
-                        reclaiming.insert(demand.name.clone());
-                    } else if priority % 5 == 4 {
-                        yielding.insert(demand.name.clone());
-                    }
-                    demand
-                })
+            let running = (0..)
+                .zip(tenants)
+                .filter_map(|(index, tenant)| settled(&mut nodes, index, tenant))
                 .collect();
+            let (demands, reclaiming, yielding) = wished(wishes);
+            let budgets = [("wide", budget * 2), ("narrow", budget)];
             let occupants = Occupants {
-                running: all,
-                budgets: BTreeMap::from([
-                    ("wide".to_owned(), budget * 2),
-                    ("narrow".to_owned(), budget),
-                ]),
+                running,
+                budgets: budgets.map(|(name, left)| (name.to_owned(), left)).into(),
                 surplus_gpus: BTreeMap::from([("a".to_owned(), surplus)]),
                 reclaiming,
                 yielding,
@@ -366,7 +382,8 @@ fn any_world() -> impl Strategy<Value = (Snapshot, Occupants)> {
                 settled_after_seconds,
             };
             (snapshot(nodes, demands), occupants)
-        })
+        },
+    )
 }
 
 proptest! {
