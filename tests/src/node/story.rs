@@ -128,7 +128,28 @@ pub async fn wait_for_condition(
 /// Waits until a Workspace serves, and gives the address of its Service.
 pub async fn served(namespace: &Namespace<'_>, name: &str, limit: Duration) -> String {
     wait_for_condition(namespace, name, conditions::WORKSPACE_READY, limit).await;
-    address(namespace, name).await
+    let address = address(namespace, name).await;
+    is_routed(&address);
+    address
+}
+
+/// Waits until the Service leads somewhere: kube-proxy learns of a ready pod when we do, and acts on it a little later.
+fn is_routed(address: &str) {
+    let found = Command::new("curl")
+        .args([
+            "-sS",
+            "--fail",
+            "-m",
+            "60",
+            "--retry",
+            "30",
+            "--retry-delay",
+            "1",
+        ])
+        .args(["--retry-connrefused", &format!("http://{address}/health")])
+        .output()
+        .unwrap();
+    text(&found);
 }
 
 /// Address of a Workspace's Service.

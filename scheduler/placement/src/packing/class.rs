@@ -58,12 +58,34 @@ pub(super) struct Classes {
     pub(super) makes: Vec<Make>,
     /// Per class, the number of its make.
     make_numbers: Vec<u16>,
+    /// Per class, how many nodes are of it now.
+    nodes: Vec<u32>,
     numbers: BTreeMap<Class, u32>,
 }
 
 impl Classes {
-    /// The class of a node.
-    pub(super) fn intern(&mut self, node: &NodeShape) -> Result<u32, PackingError> {
+    /// The class of a node that comes, which counts as there from now on.
+    pub(super) fn admit(&mut self, node: &NodeShape) -> Result<u32, PackingError> {
+        let number = self.intern(node)?;
+        if let Some(nodes) = self.nodes.get_mut(number as usize) {
+            *nodes = nodes.saturating_add(1);
+        }
+        Ok(number)
+    }
+
+    /// A node of this class went.
+    pub(super) fn dismiss(&mut self, class: u32) {
+        if let Some(nodes) = self.nodes.get_mut(class as usize) {
+            *nodes = nodes.saturating_sub(1);
+        }
+    }
+
+    /// How many classes have nodes. What requests are judged by changes with it.
+    pub(super) fn inhabited(&self) -> usize {
+        self.nodes.iter().filter(|nodes| **nodes > 0).count()
+    }
+
+    fn intern(&mut self, node: &NodeShape) -> Result<u32, PackingError> {
         let kind = Kind {
             model: node.model.clone(),
             device_memory_mib: node.device_memory_mib,
@@ -98,6 +120,7 @@ impl Classes {
         let number = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
         let make = self.intern_make(&class);
         self.make_numbers.push(make);
+        self.nodes.push(0);
         self.list.push(class.clone());
         self.numbers.insert(class, number);
         Ok(number)
@@ -123,8 +146,8 @@ impl Classes {
         known.copied().unwrap_or(u16::MAX)
     }
 
-    /// Makes whose idle nodes hold a request of these amounts and this many devices, of the classes on which `devices_on`
-    /// says how many; ascending.
+    /// Makes whose idle nodes hold a request of these amounts and this many devices, of the classes that have nodes and on
+    /// which `devices_on` says how many; ascending.
     pub(super) fn makes_for(
         &self,
         amounts: &Amounts,
@@ -132,6 +155,9 @@ impl Classes {
     ) -> Box<[u16]> {
         let mut found: Vec<u16> = (0u32..)
             .zip(&self.list)
+            .zip(&self.nodes)
+            .filter(|(_, nodes)| **nodes > 0)
+            .map(|(one, _)| one)
             .filter(|(number, class)| {
                 devices_on(*number).is_some_and(|devices| devices <= usize::from(class.devices))
                     && class.capacity.holds(amounts)

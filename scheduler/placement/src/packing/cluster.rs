@@ -118,7 +118,7 @@ impl Cluster {
                 most: MAX_DEVICES,
             });
         }
-        let class = self.classes.intern(shape)?;
+        let class = self.classes.admit(shape)?;
         let kind = self.classes.list[class as usize].kind;
         let devices = vec![Device::idle(shape.mode); usize::from(shape.devices)].into_boxed_slice();
         let config = self.configs.intern(kind, &devices);
@@ -140,6 +140,7 @@ impl Cluster {
     /// Takes a node out; what ran there is gone with it.
     pub(super) fn remove(&mut self, node: u32) -> Result<State, PackingError> {
         let state = self.state_of(node).ok_or(PackingError::NotHeld { node })?;
+        self.classes.dismiss(state.class);
         self.idle_milli_cpu -= signed(state.idle.milli_cpu);
         self.idle_milli -= self.configs.idle_milli(state.config);
         let group = std::mem::replace(&mut self.nodes[node as usize].group, GONE);

@@ -119,12 +119,9 @@ impl Packer {
     /// # Errors
     /// A node with too many devices, or one GPU kind too many; nothing is changed then.
     pub fn add_node(&mut self, node: &NodeShape) -> Result<u32, PackingError> {
-        let classes = self.cluster.classes.list.len();
+        let inhabited = self.cluster.classes.inhabited();
         let position = self.cluster.add(node)?;
-        if self.cluster.classes.list.len() > classes {
-            self.specs
-                .judge_again(&self.cluster.classes, &mut self.cluster.configs);
-        }
+        self.judge_again_unless(inhabited);
         self.names.insert(node.name.clone(), position);
         self.topology.add(node);
         let state = self.cluster.state_of(position);
@@ -137,10 +134,21 @@ impl Packer {
     /// # Errors
     /// There is no such node.
     pub fn remove_node(&mut self, position: u32) -> Result<(), PackingError> {
+        let inhabited = self.cluster.classes.inhabited();
         let state = self.cluster.remove(position)?;
+        self.judge_again_unless(inhabited);
         self.names.retain(|_, named| *named != position);
         self.account(Some(state), -1);
         Ok(())
+    }
+
+    /// Judges all requests anew, unless as many classes have nodes as before: where a request can go, and who presses on
+    /// which make, follows from the classes that there are.
+    fn judge_again_unless(&mut self, inhabited: usize) {
+        if self.cluster.classes.inhabited() != inhabited {
+            self.specs
+                .judge_again(&self.cluster.classes, &mut self.cluster.configs);
+        }
     }
 
     /// Notes that a node like this came (1) or went (−1).

@@ -45,7 +45,7 @@ impl Ranking {
         for node in nodes {
             let class = Some(node)
                 .filter(|node| node.devices <= MAX_DEVICES)
-                .and_then(|node| ranking.classes.intern(node).ok());
+                .and_then(|node| ranking.classes.admit(node).ok());
             if let Some(class) = class {
                 let milli = i64::from(node.devices) * i64::from(WHOLE_MILLI);
                 outlook.add_devices(ranking.classes.make_of(class), milli);
