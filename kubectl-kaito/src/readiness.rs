@@ -98,17 +98,7 @@ pub fn judge(workspace: &Value) -> Verdict {
 
 /// The first thing in the way: conditions in the order in which they come true.
 fn blocker(conditions: &[ConditionView<'_>]) -> Option<String> {
-    const ORDER: [&str; 8] = [
-        conditions::PLACED,
-        conditions::NODE_CLAIM_READY,
-        conditions::NODES_READY,
-        conditions::RESOURCE_READY,
-        conditions::INFERENCE_READY,
-        conditions::JOB_STARTED,
-        conditions::WORKSPACE_SUCCEEDED,
-        conditions::WORKSPACE_READY,
-    ];
-    ORDER.iter().find_map(|kind| {
+    conditions::IN_ORDER.iter().find_map(|kind| {
         let found = conditions
             .iter()
             .find(|c| c.kind == *kind && c.status != "True")?;

@@ -3,9 +3,11 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
 use k8s_openapi::api::core::v1::Node;
+use kaito_api::Workspace;
 use kube::api::{DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, Resource, ResourceExt, discovery};
@@ -13,6 +15,7 @@ use serde_json::json;
 
 use crate::control_plane::{self, ControlPlane};
 use crate::supervise::tail;
+use crate::{reported, wait};
 
 /// Field manager of what tests apply.
 const MANAGER: &str = "kaito-tests";
@@ -99,6 +102,19 @@ impl<'a> Namespace<'a> {
             client,
             name,
         })
+    }
+
+    /// Waits until a condition of a Workspace is true.
+    ///
+    /// # Errors
+    /// [`wait::Error`] if it is not within `limit`, or the watch fails.
+    pub async fn until(&self, name: &str, kind: &str, limit: Duration) -> Result<(), wait::Error> {
+        let workspaces: Api<Workspace> = self.api();
+        let what = format!("{kind} of {name} is true");
+        let is_true = |found: Option<&Workspace>| reported::is_true(found, kind);
+        wait::wait_for(&workspaces, name, &what, limit, is_true)
+            .await
+            .map(drop)
     }
 
     /// Its name.

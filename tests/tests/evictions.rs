@@ -15,6 +15,7 @@ use kaito_tests::Options;
 use kaito_tests::cluster::{Cluster, Parts, start_scheduler};
 use kaito_tests::fault_proxy::{Fault, Faults};
 use kaito_tests::fixture::Namespace;
+use kaito_tests::reported::{condition, is_bound, is_true};
 use kaito_tests::wait::{wait_for, wait_for_all};
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client, ResourceExt};
@@ -39,22 +40,16 @@ scheduling: {{priority: {priority}}}
     )
 }
 
-fn condition(workspace: &Workspace, kind: &str) -> Option<(String, String, String)> {
-    let list = workspace.status.as_ref()?.conditions.as_ref()?;
-    let found = list.iter().find(|one| one.type_ == kind)?;
-    let parts = (&found.status, &found.reason, &found.message);
-    Some((parts.0.clone(), parts.1.clone(), parts.2.clone()))
+async fn is_ready(namespace: &Namespace<'_>, name: &str) {
+    let ready = namespace.until(name, conditions::WORKSPACE_READY, LIMIT);
+    ready.await.unwrap();
 }
 
-async fn is_ready(namespace: &Namespace<'_>, name: &str) {
-    let api: Api<Workspace> = namespace.api();
-    let what = format!("{name} serves");
-    wait_for(&api, name, &what, LIMIT, |found| {
-        let ready = found.and_then(|found| condition(found, conditions::WORKSPACE_READY));
-        ready.is_some_and(|(status, ..)| status == "True")
-    })
-    .await
-    .unwrap();
+/// Applies a Workspace of one pod, and waits until it serves.
+async fn serve(namespace: &Namespace<'_>, name: &str, instance_type: &str, priority: i32) {
+    let one = workspace(name, instance_type, 1, priority);
+    namespace.apply(&one).await.unwrap();
+    is_ready(namespace, name).await;
 }
 
 /// Waits until the Workspace says `words` about its place, and has none.
@@ -62,8 +57,8 @@ async fn waits(namespace: &Namespace<'_>, name: &str, words: &str) {
     let api: Api<Workspace> = namespace.api();
     let what = format!("{name} waits and says: {words}");
     wait_for(&api, name, &what, LIMIT, |found| {
-        let placed = found.and_then(|found| condition(found, conditions::PLACED));
-        placed.is_some_and(|(status, _, message)| status == "False" && message.contains(words))
+        let placed = condition(found, conditions::PLACED);
+        placed.is_some_and(|one| one.status == "False" && one.message.contains(words))
     })
     .await
     .unwrap();
@@ -74,9 +69,7 @@ async fn placed_pods(namespace: &Namespace<'_>, name: &str) -> BTreeSet<String> 
     let api: Api<Pod> = namespace.api();
     let own = ListParams::default().labels(&format!("kaito.sh/workspace={name}"));
     let pods = api.list(&own).await.unwrap();
-    let placed = pods
-        .into_iter()
-        .filter(|pod| pod.spec.as_ref().unwrap().node_name.is_some());
+    let placed = pods.into_iter().filter(is_bound);
     placed.map(|pod| pod.uid().unwrap()).collect()
 }
 
@@ -122,16 +115,8 @@ async fn the_more_important_takes_the_place_of_the_less_important_and_equals_lea
         .await
         .unwrap();
     let namespace = Namespace::create(cluster.plane(), "ranks").await.unwrap();
-    namespace
-        .apply(&workspace("low", ONE_GPU, 1, 0))
-        .await
-        .unwrap();
-    is_ready(&namespace, "low").await;
-    namespace
-        .apply(&workspace("high", ONE_GPU, 1, 10))
-        .await
-        .unwrap();
-    is_ready(&namespace, "high").await;
+    serve(&namespace, "low", ONE_GPU, 0).await;
+    serve(&namespace, "high", ONE_GPU, 10).await;
     waits(&namespace, "low", "needs 1 pod").await;
     let high = placed_pods(&namespace, "high").await;
     let events: Api<Event> = namespace.api();
@@ -181,11 +166,7 @@ async fn a_disruption_budget_keeps_the_less_important_until_it_lets_go_and_the_w
         .await
         .unwrap();
     let namespace = Namespace::create(cluster.plane(), "budget").await.unwrap();
-    namespace
-        .apply(&workspace("low", ONE_GPU, 1, 0))
-        .await
-        .unwrap();
-    is_ready(&namespace, "low").await;
+    serve(&namespace, "low", ONE_GPU, 0).await;
     let low = placed_pods(&namespace, "low").await;
     namespace.apply(&budget("low", 1)).await.unwrap();
     let budgets: Api<PodDisruptionBudget> = namespace.api();
@@ -241,20 +222,15 @@ async fn node_of(namespace: &Namespace<'_>, name: &str) -> String {
 
 /// Three servers on two bought nodes of two GPUs each, one of which goes; nobody is moved meanwhile.
 async fn two_nodes_half_empty(namespace: &Namespace<'_>) {
-    let serve = async |name: &str, instance_type: &str| {
-        let one = workspace(name, instance_type, 1, 0);
-        namespace.apply(&one).await.unwrap();
-        is_ready(namespace, name).await;
-    };
     for name in ["one", "two", "three"] {
-        serve(name, TWO_GPUS).await;
+        serve(namespace, name, TWO_GPUS, 0).await;
     }
     let shared = node_of(namespace, "one").await;
     assert_eq!(node_of(namespace, "two").await, shared);
     assert_ne!(node_of(namespace, "three").await, shared);
     delete(namespace, "two").await;
     // A node comes and goes: the scheduler has had every occasion to move somebody.
-    serve("other", ONE_GPU).await;
+    serve(namespace, "other", ONE_GPU, 0).await;
     delete(namespace, "other").await;
     let claims: Api<NodeClaim> = Api::all(namespace.client());
     let half_empty = "only the half-empty nodes are left";
@@ -272,10 +248,7 @@ async fn moved_together(client: &Client, name: &str) -> BTreeSet<Vec<String>> {
         .unwrap();
     let workspaces: Api<Workspace> = Api::namespaced(client.clone(), name);
     let both = wait_for_all(&workspaces, "", "both serve", LIMIT, |all| {
-        let serves = |one: &Workspace| {
-            let ready = condition(one, conditions::WORKSPACE_READY);
-            ready.is_some_and(|(status, ..)| status == "True")
-        };
+        let serves = |one: &Workspace| is_true(Some(one), conditions::WORKSPACE_READY);
         all.len() == 2 && all.iter().all(serves)
     })
     .await
@@ -321,10 +294,10 @@ async fn two_half_empty_nodes_become_one_where_that_is_asked_for_and_only_there(
     assert_eq!(stayed, 1, "one was moved, once");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_between_two_evictions_the_scheduler_carries_on_where_it_was() {
-    let crashes_left = AtomicUsize::new(2);
-    let faults = Faults {
+/// Ends the scheduler at its first evictions, so many of them.
+fn crashing_at_evictions(crashes: usize) -> Faults {
+    let crashes_left = AtomicUsize::new(crashes);
+    Faults {
         rule: Arc::new(move |write| {
             let evicts = write.path.ends_with("/eviction");
             let left = |left: usize| left.checked_sub(1);
@@ -332,40 +305,21 @@ async fn killed_between_two_evictions_the_scheduler_carries_on_where_it_was() {
             crashes.then_some(Fault::Crash)
         }),
         watch_life: None,
-    };
-    let parts = Parts {
-        faults: Some(faults),
-        ..parts(ONE_OF_EACH)
-    };
-    let mut cluster = Cluster::start(Options::full(), parts).await.unwrap();
-    let client = cluster.plane().client().await.unwrap();
-    let name = {
-        let namespace = Namespace::create(cluster.plane(), "killed").await.unwrap();
-        for name in ["low-a", "low-b"] {
-            namespace
-                .apply(&workspace(name, TWO_GPUS, 1, 0))
-                .await
-                .unwrap();
-            is_ready(&namespace, name).await;
-        }
-        namespace
-            .apply(&workspace("high", TWO_GPUS, 2, 10))
-            .await
-            .unwrap();
-        namespace.name().to_owned()
-    };
-    // Two processes end with an eviction as their last act.
+    }
+}
+
+/// Starts the scheduler anew each time it ends, until `name` serves; the writes that were its last acts.
+async fn restarted_until_served(cluster: &mut Cluster, client: &Client, name: &str) -> Vec<String> {
+    let workspaces: Api<Workspace> = Api::namespaced(client.clone(), name);
     let mut crashes = Vec::new();
-    let workspaces: Api<Workspace> = Api::namespaced(client.clone(), &name);
     loop {
         let ready = wait_for(&workspaces, "high", "high serves", LIMIT, |found| {
-            let ready = found.and_then(|found| condition(found, conditions::WORKSPACE_READY));
-            ready.is_some_and(|(status, ..)| status == "True")
+            is_true(found, conditions::WORKSPACE_READY)
         });
         let write = tokio::select! {
             ready = ready => {
                 ready.unwrap();
-                break;
+                return crashes;
             }
             write = cluster.proxy().unwrap().crash() => write,
         };
@@ -374,6 +328,26 @@ async fn killed_between_two_evictions_the_scheduler_carries_on_where_it_was() {
         cluster.proxy().unwrap().recover();
         cluster.start_scheduler().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_between_two_evictions_the_scheduler_carries_on_where_it_was() {
+    let parts = Parts {
+        faults: Some(crashing_at_evictions(2)),
+        ..parts(ONE_OF_EACH)
+    };
+    let mut cluster = Cluster::start(Options::full(), parts).await.unwrap();
+    let client = cluster.plane().client().await.unwrap();
+    let name = {
+        let namespace = Namespace::create(cluster.plane(), "killed").await.unwrap();
+        for name in ["low-a", "low-b"] {
+            serve(&namespace, name, TWO_GPUS, 0).await;
+        }
+        let high = workspace("high", TWO_GPUS, 2, 10);
+        namespace.apply(&high).await.unwrap();
+        namespace.name().to_owned()
+    };
+    let crashes = restarted_until_served(&mut cluster, &client, &name).await;
     assert_eq!(crashes.len(), 2, "{crashes:?}");
     let pods: Api<Pod> = Api::namespaced(client.clone(), &name);
     wait_for_all(&pods, "", "each has one pod", LIMIT, |all| all.len() == 3)
@@ -384,14 +358,13 @@ async fn killed_between_two_evictions_the_scheduler_carries_on_where_it_was() {
         .await
         .unwrap()
         .into_iter()
-        .filter(|pod| pod.spec.as_ref().unwrap().node_name.is_some())
+        .filter(is_bound)
         .map(|pod| pod.labels()["kaito.sh/workspace"].clone())
         .collect();
     assert_eq!(placed, ["high"], "after {crashes:?}");
     let claims: Api<NodeClaim> = Api::all(client);
-    wait_for_all(&claims, "", "no node was bought in vain", LIMIT, |all| {
-        all.len() == 1
-    })
-    .await
-    .unwrap();
+    let not_in_vain = "no node was bought in vain";
+    wait_for_all(&claims, "", not_in_vain, LIMIT, |all| all.len() == 1)
+        .await
+        .unwrap();
 }

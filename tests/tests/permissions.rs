@@ -16,7 +16,6 @@ use kaito_tests::Options;
 use kaito_tests::cluster::{Cluster, Parts, SYSTEM_NAMESPACE};
 use kaito_tests::control_plane::read_audit_log;
 use kaito_tests::fixture::{Namespace, NodeShape, create_node};
-use kaito_tests::reported::is_true;
 use kaito_tests::wait::{wait_for, wait_for_all, wait_for_none};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
@@ -168,14 +167,6 @@ async fn drive(namespace: &Namespace<'_>) {
 
 const TWO_GPUS: &str = "instanceType: Standard_NC48ads_A100_v4";
 
-async fn until(namespace: &Namespace<'_>, name: &str, kind: &str) {
-    let api: Api<Workspace> = namespace.api();
-    let what = format!("{kind} of {name} is true");
-    wait_for(&api, name, &what, LIMIT, |found| is_true(found, kind))
-        .await
-        .unwrap();
-}
-
 /// One Workspace reads a configuration; a second one with another label shares its node.
 async fn configured_and_shared(namespace: &Namespace<'_>) {
     let maps: Api<ConfigMap> = namespace.api();
@@ -187,11 +178,17 @@ async fn configured_and_shared(namespace: &Namespace<'_>) {
     let serve = "inference: {config: engine, preset: {name: phi-4-mini-instruct}}\n";
     let first = workspace("first", "apps: first", TWO_GPUS) + serve;
     namespace.apply(&first).await.unwrap();
-    until(namespace, "first", conditions::WORKSPACE_READY).await;
+    namespace
+        .until("first", conditions::WORKSPACE_READY, LIMIT)
+        .await
+        .unwrap();
     let shared = workspace("second", "team: blue", TWO_GPUS)
         + "inference: {preset: {name: phi-4-mini-instruct}}\n";
     namespace.apply(&shared).await.unwrap();
-    until(namespace, "second", conditions::WORKSPACE_READY).await;
+    namespace
+        .until("second", conditions::WORKSPACE_READY, LIMIT)
+        .await
+        .unwrap();
 }
 
 async fn on_several_nodes(namespace: &Namespace<'_>) {
@@ -204,7 +201,10 @@ async fn on_several_nodes(namespace: &Namespace<'_>) {
     })
     .await
     .unwrap();
-    until(namespace, "several", conditions::PLACED).await;
+    namespace
+        .until("several", conditions::PLACED, LIMIT)
+        .await
+        .unwrap();
 }
 
 async fn all_is_deleted_and_released(namespace: &Namespace<'_>) {

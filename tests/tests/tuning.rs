@@ -258,7 +258,7 @@ async fn tune_through_a_kill(node: &Node, namespace: &Namespace<'_>, run: &Run<'
     let before = losses(&run.lines(namespace, false).await);
     node.kill("python3 -m kaito_trainer train").unwrap();
     let kind = conditions::WORKSPACE_SUCCEEDED;
-    story::wait_for_condition(namespace, run.name, kind, LIMIT).await;
+    namespace.until(run.name, kind, LIMIT).await.unwrap();
 
     let lines = run.lines(namespace, false).await;
     let done = last(&lines, "done");
@@ -283,7 +283,7 @@ async fn tune_in_four_bits(namespace: &Namespace<'_>, run: &Run<'_>) {
         .unwrap();
     namespace.apply(&run.workspace()).await.unwrap();
     let kind = conditions::WORKSPACE_SUCCEEDED;
-    story::wait_for_condition(namespace, run.name, kind, LIMIT).await;
+    namespace.until(run.name, kind, LIMIT).await.unwrap();
     let lines = run.lines(namespace, false).await;
     let layers = &last(&lines, "training")["quantizedLayers"];
     assert!(layers.as_u64() > Some(0), "{lines:?}");

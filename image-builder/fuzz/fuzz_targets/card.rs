@@ -1,4 +1,4 @@
-//! Cards and configurations: whatever they hold, a plan and its documents can be made, or an error says why not.
+//! Cards and configurations: whatever they hold, a plan can be made.
 #![no_main]
 
 use bytes::Bytes;
@@ -35,7 +35,8 @@ fuzz_target!(|bytes: &[u8]| {
         contents.add(&path, &Bytes::copy_from_slice(bytes));
     }
     assert!(wanted(&tree, &contents, &options).is_empty());
-    let made = plan(&tree, &contents, &options).unwrap();
+    let made = plan(&tree, &contents, &options);
     // Equal contents are one blob.
-    assert_eq!(made.blobs.len(), 1);
+    let blobs = made.map(|made| made.blobs.len());
+    assert_eq!(blobs.map_err(|error| error.to_string()), Ok(1));
 });

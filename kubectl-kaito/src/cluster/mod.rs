@@ -153,6 +153,16 @@ impl Cluster {
         }
     }
 
+    /// Objects of a kind in the namespace.
+    #[must_use]
+    pub fn namespaced<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
     /// Workspaces of the namespace, untyped so that fields of other versions survive.
     #[must_use]
     pub fn workspaces(&self) -> Api<DynamicObject> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::FromArgMatches;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
-use kube::api::{ListParams, ObjectMeta};
+use kube::api::{ListParams, ObjectList, PartialObjectMeta};
 
 use super::Candidate;
 use crate::Context;
@@ -121,13 +121,7 @@ async fn ask(
             let cluster = connect(connection, environment).await?;
             let namespaces: Api<Namespace> = Api::all(cluster.client().clone());
             let found = namespaces.list_metadata(&few()).await.ok()?;
-            Some(
-                found
-                    .items
-                    .into_iter()
-                    .filter_map(|one| name(one.metadata))
-                    .collect(),
-            )
+            Some(named(found))
         }
     }
 }
@@ -140,17 +134,12 @@ async fn of_kind(
     let cluster = connect(connection, environment).await?;
     let api = kind.api(&cluster, cluster.namespace());
     let found = api.list_metadata(&few()).await.ok()?;
-    Some(
-        found
-            .items
-            .into_iter()
-            .filter_map(|one| name(one.metadata))
-            .collect(),
-    )
+    Some(named(found))
 }
 
-fn name(metadata: ObjectMeta) -> Option<String> {
-    metadata.name
+fn named<K: Clone>(found: ObjectList<PartialObjectMeta<K>>) -> Vec<String> {
+    let names = found.items.into_iter().map(|one| one.metadata.name);
+    names.flatten().collect()
 }
 
 /// Whatever the server has at hand.

@@ -26,18 +26,6 @@ pub(super) enum Values {
 /// States that `wait --for` knows; the unfinished ones end in `=`.
 const GOALS: [&str; 5] = ["ready", "deleted", "create", "delete", "jsonpath="];
 
-/// The Workspace's conditions, to wait for.
-const CONDITIONS: [&str; 8] = [
-    conditions::NODE_CLAIM_READY,
-    conditions::NODES_READY,
-    conditions::RESOURCE_READY,
-    conditions::INFERENCE_READY,
-    conditions::JOB_STARTED,
-    conditions::WORKSPACE_SUCCEEDED,
-    conditions::WORKSPACE_READY,
-    conditions::PLACED,
-];
-
 /// Whether this is one of the flags that say how to reach the cluster.
 pub(super) fn is_connection(argument: &Arg) -> bool {
     let has = |command: Command| {
@@ -110,7 +98,8 @@ fn formats(command: &str) -> Vec<Candidate> {
 }
 
 fn goals() -> Vec<Candidate> {
-    let conditions = CONDITIONS.map(|kind| Candidate::new(format!("condition={kind}"), ""));
+    let conditions =
+        conditions::IN_ORDER.map(|kind| Candidate::new(format!("condition={kind}"), ""));
     words(GOALS).into_iter().chain(conditions).collect()
 }
 

@@ -23,6 +23,18 @@ pub const WORKSPACE_DELETING: &str = "WorkspaceDeleting";
 /// Placement verdict: where the pods go, or why they wait. Ours.
 pub const PLACED: &str = "Placed";
 
+/// What a Workspace reports on its way to being ready, in the order in which it comes true.
+pub const IN_ORDER: [&str; 8] = [
+    PLACED,
+    NODE_CLAIM_READY,
+    NODES_READY,
+    RESOURCE_READY,
+    INFERENCE_READY,
+    JOB_STARTED,
+    WORKSPACE_SUCCEEDED,
+    WORKSPACE_READY,
+];
+
 /// Value of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {

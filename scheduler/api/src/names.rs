@@ -86,6 +86,18 @@ pub const ANNOTATION_SIMULATED_DURATION: &str = "kaito.sh/simulated-duration";
 /// Karpenter annotation that keeps a node from voluntary disruption.
 pub const ANNOTATION_DO_NOT_DISRUPT: &str = "karpenter.sh/do-not-disrupt";
 
+/// Keys of a Workspace's node selector that are ours to set: they name an owner and are no wish of the user.
+pub const RESERVED_SELECTOR_KEYS: [&str; 8] = [
+    LABEL_WORKSPACE,
+    LABEL_WORKSPACE_NAMESPACE,
+    "kaito.sh/ragengine",
+    "kaito.sh/ragenginenamespace",
+    "karpenter.kaito.sh/workspace-name",
+    "karpenter.kaito.sh/workspace-namespace",
+    "karpenter.kaito.sh/inferenceset",
+    "karpenter.kaito.sh/inferenceset-namespace",
+];
+
 /// First `length` lower-case hexadecimal digits of the SHA-256 over `parts`, each followed by a NUL so that
 /// `("a", "bc")` and `("ab", "c")` differ. `length` is cut to 64.
 #[must_use]

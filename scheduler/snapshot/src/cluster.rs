@@ -33,6 +33,21 @@ pub struct Objects {
     pub claims: Vec<Arc<NodeClaim>>,
 }
 
+/// A Workspace with its size.
+pub(crate) type SizedWorkspace<'a> = (&'a Workspace, &'a Sizing);
+
+impl Objects {
+    /// The Workspaces by namespace and name.
+    pub(crate) fn sized(&self) -> impl Iterator<Item = ((&str, &str), SizedWorkspace<'_>)> {
+        self.workspaces.iter().map(|(workspace, sizing)| {
+            let meta = &workspace.metadata;
+            let namespace = meta.namespace.as_deref().unwrap_or_default();
+            let name = meta.name.as_deref().unwrap_or_default();
+            ((namespace, name), (workspace.as_ref(), sizing.as_ref()))
+        })
+    }
+}
+
 /// Memory of the planner's caller that no object shows.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {

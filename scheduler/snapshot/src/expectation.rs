@@ -7,12 +7,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::Pod;
-use kaito_api::names;
 use kaito_placement::snapshot::{Constraints, ExpectedPods, Resources, Toleration};
 
-use crate::cluster::Objects;
+use crate::cluster::{Objects, SizedWorkspace};
 use crate::pod::{self, Stand};
-use crate::sizing::Sizing;
 
 /// What makes pods of one kind, in an order that does not depend on the objects' order.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -27,19 +25,10 @@ struct Kind {
 /// The pods of `objects` by kind.
 #[must_use]
 pub fn expected(objects: &Objects) -> Vec<ExpectedPods> {
-    let sizings: HashMap<(&str, &str), &Sizing> = objects
-        .workspaces
-        .iter()
-        .map(|(workspace, sizing)| {
-            let meta = &workspace.metadata;
-            let namespace = meta.namespace.as_deref().unwrap_or_default();
-            let name = meta.name.as_deref().unwrap_or_default();
-            ((namespace, name), sizing.as_ref())
-        })
-        .collect();
+    let sized: HashMap<(&str, &str), SizedWorkspace<'_>> = objects.sized().collect();
     let mut kinds: BTreeMap<Kind, (Resources, u64)> = BTreeMap::new();
     for found in &objects.pods {
-        if let Some((kind, each)) = kind(found, &sizings) {
+        if let Some((kind, each)) = kind(found, &sized) {
             kinds.entry(kind).or_insert((each, 0)).1 += 1;
         }
     }
@@ -60,7 +49,10 @@ pub fn expected(objects: &Objects) -> Vec<ExpectedPods> {
 }
 
 /// The kind of a pod that counts, and what it takes.
-fn kind(found: &Pod, sizings: &HashMap<(&str, &str), &Sizing>) -> Option<(Kind, Resources)> {
+fn kind(
+    found: &Pod,
+    sized: &HashMap<(&str, &str), SizedWorkspace<'_>>,
+) -> Option<(Kind, Resources)> {
     let spec = found.spec.as_ref()?;
     let leaving = found.metadata.deletion_timestamp.is_some();
     let each = pod::resources(spec);
@@ -68,14 +60,13 @@ fn kind(found: &Pod, sizings: &HashMap<(&str, &str), &Sizing>) -> Option<(Kind, 
         return None;
     }
     let namespace = found.metadata.namespace.as_deref().unwrap_or_default();
-    let sizing = pod::workspace_of(found).and_then(|name| sizings.get(&(namespace, name)));
-    let mut required_labels = spec.node_selector.clone().unwrap_or_default();
-    required_labels.remove(names::LABEL_HOSTNAME);
+    let workspace = pod::workspace_of(found).and_then(|name| sized.get(&(namespace, name)));
+    let sizing = workspace.map(|(_, sizing)| *sizing);
     let kind = Kind {
         each: each.amounts(),
         gpu_memory_bytes: sizing.map_or(0, |sizing| sizing.gpu_memory_bytes),
         instance_type: sizing.and_then(|sizing| sizing.instance_type.clone()),
-        required_labels,
+        required_labels: pod::required_labels(spec),
         tolerations: pod::tolerations(spec),
     };
     Some((kind, each))

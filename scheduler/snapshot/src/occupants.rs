@@ -8,15 +8,14 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kaito_api::{Workspace, names};
+use kaito_api::names;
 use kaito_placement::eviction::{Occupants, Running, RunningMember};
 use kaito_placement::snapshot::{Constraints, Resources};
 
 use crate::budgets::Budgets;
-use crate::cluster::{Memory, Objects, key_of, node_of, nodes_by_host};
+use crate::cluster::{Memory, Objects, SizedWorkspace, key_of, node_of, nodes_by_host};
 use crate::leaving::was_evicted_by_us;
 use crate::pod::{self, Stand};
-use crate::sizing::Sizing;
 use crate::{gangs, workspaces};
 
 /// What may be done to those who run.
@@ -51,15 +50,8 @@ pub fn occupants(
 ) -> Occupants {
     let budgets = Budgets::new(budgets);
     let sized: HashMap<(&str, &str), SizedWorkspace<'_>> = objects
-        .workspaces
-        .iter()
-        .filter(|(workspace, _)| workspace.metadata.deletion_timestamp.is_none())
-        .map(|(workspace, sizing)| {
-            let meta = &workspace.metadata;
-            let namespace = meta.namespace.as_deref().unwrap_or_default();
-            let name = meta.name.as_deref().unwrap_or_default();
-            ((namespace, name), (workspace.as_ref(), sizing.as_ref()))
-        })
+        .sized()
+        .filter(|(_, (workspace, _))| workspace.metadata.deletion_timestamp.is_none())
         .collect();
     let crews = crews(objects, memory, &sized);
     let running = crews
@@ -90,8 +82,6 @@ pub fn lowest_priority(objects: &Objects) -> Option<i32> {
     });
     of_workspaces.chain(of_pods).min()
 }
-
-type SizedWorkspace<'a> = (&'a Workspace, &'a Sizing);
 
 /// Pods that come and go together.
 #[derive(Default)]

@@ -51,6 +51,14 @@ pub fn stand(pod: &Pod) -> Stand {
     }
 }
 
+/// Labels that the pod wants of its node, whichever that is: its node selector without a pin.
+#[must_use]
+pub fn required_labels(spec: &PodSpec) -> BTreeMap<String, String> {
+    let mut labels = spec.node_selector.clone().unwrap_or_default();
+    labels.remove(names::LABEL_HOSTNAME);
+    labels
+}
+
 /// Whether our gate is still on the pod.
 #[must_use]
 pub fn is_gated(spec: &PodSpec) -> bool {

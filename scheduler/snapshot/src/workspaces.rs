@@ -15,18 +15,6 @@ use crate::pod::{self, Stand};
 use crate::sizing::Sizing;
 use crate::{gangs, node};
 
-/// Label keys that name an owner and never count as a wish of the user.
-const RESERVED: [&str; 8] = [
-    names::LABEL_WORKSPACE,
-    names::LABEL_WORKSPACE_NAMESPACE,
-    "kaito.sh/ragengine",
-    "kaito.sh/ragenginenamespace",
-    "karpenter.kaito.sh/workspace-name",
-    "karpenter.kaito.sh/workspace-namespace",
-    "karpenter.kaito.sh/inferenceset",
-    "karpenter.kaito.sh/inferenceset-namespace",
-];
-
 /// The user's selector as plain labels without reserved keys: `matchLabels` and `In` expressions of one value.
 #[must_use]
 pub fn selector_labels(selector: &LabelSelector) -> BTreeMap<String, String> {
@@ -36,7 +24,7 @@ pub fn selector_labels(selector: &LabelSelector) -> BTreeMap<String, String> {
             labels.insert(expression.key.clone(), value.clone());
         }
     }
-    labels.retain(|key, _| !RESERVED.contains(&key.as_str()));
+    labels.retain(|key, _| !names::RESERVED_SELECTOR_KEYS.contains(&key.as_str()));
     labels
 }
 
@@ -210,13 +198,9 @@ pub(crate) fn constraints(
     sizing: &Sizing,
     example: Option<&PodSpec>,
 ) -> Constraints {
-    let mut required = example
-        .and_then(|spec| spec.node_selector.clone())
-        .unwrap_or_default();
-    required.remove(names::LABEL_HOSTNAME);
     Constraints {
         own_node_labels: selector_labels(&workspace.spec.resource.label_selector),
-        required_labels: required,
+        required_labels: example.map(pod::required_labels).unwrap_or_default(),
         instance_type: sizing.instance_type.clone(),
         gpu_memory_bytes: sizing.gpu_memory_bytes,
         tolerations: example.map_or_else(own_tolerations, pod::tolerations),

@@ -5,15 +5,13 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Service;
-use kaito_api::{Workspace, conditions};
+use kaito_api::conditions;
 use kube::Api;
 use serde_json::{Value, json};
 
 use super::{Node, Traces};
 use crate::cluster;
 use crate::fixture::{Namespace, apply_yaml, dump};
-use crate::reported;
-use crate::wait::wait_for;
 
 /// Name of the secret with the registry's password, in every namespace of a story.
 pub const SECRET: &str = "registry";
@@ -110,24 +108,10 @@ pub fn text(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Waits until a condition of a Workspace is true.
-pub async fn wait_for_condition(
-    namespace: &Namespace<'_>,
-    name: &str,
-    kind: &str,
-    limit: Duration,
-) {
-    let workspaces: Api<Workspace> = namespace.api();
-    let what = format!("{kind} of {name} is true");
-    let waited = wait_for(&workspaces, name, &what, limit, |found| {
-        reported::is_true(found, kind)
-    });
-    waited.await.unwrap();
-}
-
 /// Waits until a Workspace serves, and gives the address of its Service.
 pub async fn served(namespace: &Namespace<'_>, name: &str, limit: Duration) -> String {
-    wait_for_condition(namespace, name, conditions::WORKSPACE_READY, limit).await;
+    let ready = namespace.until(name, conditions::WORKSPACE_READY, limit);
+    ready.await.unwrap();
     let address = address(namespace, name).await;
     is_routed(&address);
     address

@@ -83,7 +83,7 @@ enum Change {
 }
 
 fn changes(cluster: &Cluster, selected: &Pods) -> BoxStream<'static, Change> {
-    let api: Api<Pod> = Api::namespaced(cluster.client().clone(), cluster.namespace());
+    let api: Api<Pod> = cluster.namespaced();
     watcher(api, selected.watcher())
         .default_backoff()
         .try_filter_map(|event| async move {
@@ -359,8 +359,7 @@ impl<'a> Session<'a> {
     }
 
     async fn job_is_over(&self, name: &str) -> bool {
-        let api: Api<Job> =
-            Api::namespaced(self.cluster.client().clone(), self.cluster.namespace());
+        let api: Api<Job> = self.cluster.namespaced();
         let Ok(job) = self.cluster.attempt(api.get(name)).await else {
             return false;
         };

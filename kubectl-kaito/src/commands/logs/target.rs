@@ -164,7 +164,7 @@ async fn one_of(
 /// # Errors
 /// They cannot be listed.
 pub async fn list(cluster: &Cluster, pods: &Pods) -> Result<Vec<Pod>, Failure> {
-    let api: Api<Pod> = Api::namespaced(cluster.client().clone(), cluster.namespace());
+    let api: Api<Pod> = cluster.namespaced();
     let mut found = cluster
         .call("list pods", api.list(&pods.params()))
         .await?

@@ -58,7 +58,7 @@ async fn read_training(cluster: &Cluster, facts: &mut Facts) {
         tail_lines: Some(TRAINER_LINES),
         ..LogParams::default()
     };
-    let pods: Api<Pod> = namespaced(cluster);
+    let pods: Api<Pod> = cluster.namespaced();
     let name = pod.name_any();
     let answer = cluster.attempt(pods.logs(&name, &params)).await;
     match answer {
@@ -95,11 +95,11 @@ async fn read_namespace(cluster: &Cluster, name: &str) -> Facts {
 async fn read_workloads(cluster: &Cluster, name: &str) -> Facts {
     let headless = format!("{name}-headless");
     let (deployment, stateful_set, job, service, second_service) = futures::join!(
-        get::<Deployment>(cluster, namespaced(cluster), name),
-        get::<StatefulSet>(cluster, namespaced(cluster), name),
-        get::<Job>(cluster, namespaced(cluster), name),
-        get::<Service>(cluster, namespaced(cluster), name),
-        get::<Service>(cluster, namespaced(cluster), &headless),
+        get::<Deployment>(cluster, cluster.namespaced(), name),
+        get::<StatefulSet>(cluster, cluster.namespaced(), name),
+        get::<Job>(cluster, cluster.namespaced(), name),
+        get::<Service>(cluster, cluster.namespaced(), name),
+        get::<Service>(cluster, cluster.namespaced(), &headless),
     );
     let mut facts = Facts::default();
     let notes = &mut facts.notes;
@@ -134,11 +134,11 @@ async fn read_labelled(cluster: &Cluster, name: &str) -> Facts {
     let (pods, claims, events, claim_events) = futures::join!(
         list::<Pod>(
             cluster,
-            namespaced(cluster),
+            cluster.namespaced(),
             ListParams::default().labels(&ours)
         ),
         list::<NodeClaim>(cluster, everywhere, ListParams::default().labels(&claims)),
-        list::<Event>(cluster, namespaced(cluster), ListParams::default()),
+        list::<Event>(cluster, cluster.namespaced(), ListParams::default()),
         list::<Event>(cluster, default, about_claims),
     );
     let mut facts = Facts::default();
@@ -180,14 +180,6 @@ async fn read_machines(cluster: &Cluster, facts: &mut Facts) {
             .claims
             .extend(noted(&mut facts.notes, "nodeclaims", answer).flatten());
     }
-}
-
-fn namespaced<K>(cluster: &Cluster) -> Api<K>
-where
-    K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
-    K::DynamicType: Default,
-{
-    Api::namespaced(cluster.client().clone(), cluster.namespace())
 }
 
 async fn get<K>(cluster: &Cluster, api: Api<K>, name: &str) -> Result<Option<K>, CallError>

@@ -2,18 +2,7 @@
 
 use super::{Rule, Versions, When, literals};
 use crate::catalogue::instance_types;
-
-/// Selector keys that are ours to set.
-const RESERVED: [&str; 8] = [
-    "kaito.sh/workspace",
-    "kaito.sh/workspacenamespace",
-    "kaito.sh/ragengine",
-    "kaito.sh/ragenginenamespace",
-    "karpenter.kaito.sh/workspace-name",
-    "karpenter.kaito.sh/workspace-namespace",
-    "karpenter.kaito.sh/inferenceset",
-    "karpenter.kaito.sh/inferenceset-namespace",
-];
+use crate::names::RESERVED_SELECTOR_KEYS;
 
 /// MIG profiles of the A30, A100, H100, H200, RTX PRO 6000 and B200. Source: NVIDIA's MIG user guide.
 pub(super) const MIG_PROFILES: [&str; 35] = [
@@ -75,7 +64,7 @@ fn selector() -> Vec<Rule> {
             "resource.labelSelector",
             format!(
                 "!has(self.matchLabels) || self.matchLabels.size() == 0 || self.matchLabels.exists(k, !(k in {}))",
-                literals(RESERVED)
+                literals(RESERVED_SELECTOR_KEYS)
             ),
             "resource.labelSelector.matchLabels has only keys that kaito sets itself: add a label of your own",
         )

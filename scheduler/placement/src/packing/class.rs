@@ -60,6 +60,8 @@ pub(super) struct Classes {
     make_numbers: Vec<u16>,
     /// Per class, how many nodes are of it now.
     nodes: Vec<u32>,
+    /// How many classes have nodes.
+    inhabited: usize,
     numbers: BTreeMap<Class, u32>,
 }
 
@@ -68,6 +70,7 @@ impl Classes {
     pub(super) fn admit(&mut self, node: &NodeShape) -> Result<u32, PackingError> {
         let number = self.intern(node)?;
         if let Some(nodes) = self.nodes.get_mut(number as usize) {
+            self.inhabited += usize::from(*nodes == 0);
             *nodes = nodes.saturating_add(1);
         }
         Ok(number)
@@ -76,13 +79,14 @@ impl Classes {
     /// A node of this class went.
     pub(super) fn dismiss(&mut self, class: u32) {
         if let Some(nodes) = self.nodes.get_mut(class as usize) {
+            self.inhabited -= usize::from(*nodes == 1);
             *nodes = nodes.saturating_sub(1);
         }
     }
 
     /// How many classes have nodes. What requests are judged by changes with it.
-    pub(super) fn inhabited(&self) -> usize {
-        self.nodes.iter().filter(|nodes| **nodes > 0).count()
+    pub(super) const fn inhabited(&self) -> usize {
+        self.inhabited
     }
 
     fn intern(&mut self, node: &NodeShape) -> Result<u32, PackingError> {

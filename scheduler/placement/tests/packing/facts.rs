@@ -225,6 +225,33 @@ fn scarce_models_are_kept_for_those_who_accept_nothing_else() {
     assert_eq!(packer.place(id).unwrap().unwrap().node, 1);
 }
 
+/// A node of another pool came and went. Whoever asks for that pool presses on no make of nodes any more, though a node
+/// of the same make is there.
+#[test]
+fn a_pool_whose_last_node_has_gone_is_forgotten() {
+    let nodes = [node("large", 8, 16), node("small", 8, 8)];
+    let labels = BTreeMap::from([("pool".to_owned(), "gone".to_owned())]);
+    let gone = NodeShape {
+        labels: labels.clone(),
+        ..node("gone", 8, 16)
+    };
+    let for_the_pool = Request {
+        selector: labels,
+        ..asks(0, whole(1))
+    };
+    let mut fresh = Packer::new(&nodes, &Settings::default()).unwrap();
+    let mut used = Packer::new(&nodes, &Settings::default()).unwrap();
+    let position = used.add_node(&gone).unwrap();
+    used.remove_node(position).unwrap();
+    let place = |packer: &mut Packer| {
+        let id = packer.register(&for_the_pool).unwrap();
+        assert!(packer.place(id).unwrap().is_err());
+        let id = packer.register(&asks(1, share(451))).unwrap();
+        packer.place(id).unwrap().unwrap().node
+    };
+    assert_eq!((place(&mut fresh), place(&mut used)), (0, 0));
+}
+
 /// Percent of GPUs allocated once demand far beyond the cluster has arrived, mean of ten seeds.
 fn allocated(policy: Policy) -> f64 {
     let percent = |seed: u64| {

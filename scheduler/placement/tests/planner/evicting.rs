@@ -510,6 +510,48 @@ fn arbitrary_worlds_reach_every_kind_of_eviction() {
     assert!(rare.is_empty() && seen.len() == 5, "{seen:#?}");
 }
 
+type Fault = (&'static str, fn(&mut EvictionPlan, &mut Occupants));
+
+/// What makes the plan of [`every_seeded_fault_in_an_eviction_plan_is_found`] unsound, and what the checker says then.
+const FAULTS: [Fault; 9] = [
+    ("not to preempt", |_, occupants| {
+        occupants.yielding.insert("default/x".to_owned());
+    }),
+    ("could be spared", |plan, _| {
+        let extra = kaito_placement::plan::Victim {
+            workload: "default/a".to_owned(),
+            pods: vec!["a-0".to_owned()],
+            reason: String::new(),
+        };
+        plan.preemptions[0].victims.push(extra);
+    }),
+    ("does not leave whole", |plan, _| {
+        plan.preemptions[0].victims[0].pods.clear()
+    }),
+    ("placed whole", |plan, _| {
+        plan.preemptions[0].members.clear()
+    }),
+    ("no room", |plan, _| {
+        plan.preemptions[0].members[0].node = "m".to_owned()
+    }),
+    ("no room", |plan, _| plan.preemptions[0].victims.clear()),
+    ("budget", |_, occupants| {
+        for one in &mut occupants.running {
+            one.budgets = vec!["pdb".to_owned()];
+        }
+    }),
+    ("may not be evicted", |_, occupants| {
+        for one in &mut occupants.running {
+            one.preemptible = false;
+        }
+    }),
+    ("equal or higher priority", |_, occupants| {
+        for one in &mut occupants.running {
+            one.priority = 99;
+        }
+    }),
+];
+
 /// The checker is worth something only if it objects.
 #[test]
 fn every_seeded_fault_in_an_eviction_plan_is_found() {
@@ -524,45 +566,7 @@ fn every_seeded_fault_in_an_eviction_plan_is_found() {
     let occupants = occupants(all);
     let plan = planner::plan(&world);
     let sound = eviction::plan(&world, &plan, &occupants);
-    let faults: [(&str, fn(&mut EvictionPlan, &mut Occupants)); 9] = [
-        ("not to preempt", |_, occupants| {
-            occupants.yielding.insert("default/x".to_owned());
-        }),
-        ("could be spared", |plan, _| {
-            let extra = kaito_placement::plan::Victim {
-                workload: "default/a".to_owned(),
-                pods: vec!["a-0".to_owned()],
-                reason: String::new(),
-            };
-            plan.preemptions[0].victims.push(extra);
-        }),
-        ("does not leave whole", |plan, _| {
-            plan.preemptions[0].victims[0].pods.clear()
-        }),
-        ("placed whole", |plan, _| {
-            plan.preemptions[0].members.clear()
-        }),
-        ("no room", |plan, _| {
-            plan.preemptions[0].members[0].node = "m".to_owned()
-        }),
-        ("no room", |plan, _| plan.preemptions[0].victims.clear()),
-        ("budget", |_, occupants| {
-            for one in &mut occupants.running {
-                one.budgets = vec!["pdb".to_owned()];
-            }
-        }),
-        ("may not be evicted", |_, occupants| {
-            for one in &mut occupants.running {
-                one.preemptible = false;
-            }
-        }),
-        ("equal or higher priority", |_, occupants| {
-            for one in &mut occupants.running {
-                one.priority = 99;
-            }
-        }),
-    ];
-    for (words, spoil) in faults {
+    for (words, spoil) in FAULTS {
         let (mut evictions, mut occupants) = (sound.clone(), occupants.clone());
         spoil(&mut evictions, &mut occupants);
         let found = check_evictions(&world, &plan, &occupants, &evictions);

@@ -2,8 +2,6 @@
 
 #![expect(
     clippy::indexing_slicing,
-    clippy::too_many_lines,
-    clippy::type_complexity,
     clippy::semicolon_if_nothing_returned,
     reason = "generators and tables of tests, which fail by panicking"
 )]

@@ -176,8 +176,7 @@ impl Follower {
     }
 
     async fn fate(&self) -> Fate {
-        let api: Api<Pod> =
-            Api::namespaced(self.cluster.client().clone(), self.cluster.namespace());
+        let api: Api<Pod> = self.cluster.namespaced();
         match self.cluster.attempt(api.get(&self.source.pod)).await {
             Ok(pod) => fate_of(&pod, &self.source),
             Err(CallError::Request(kube::Error::Api(status))) if status.code == 404 => {
